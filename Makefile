@@ -1,0 +1,37 @@
+# `make test` and `make demo` do all their own set-up; every other target is a part of them.
+# Recipes print what they do: a hang must show where.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SANDBOX := $(BIN)/python -m sandbox
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock up down status shell clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.stamp  ## the virtual environment, from the lock file
+
+$(VENV)/.stamp: requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Bento Outbox needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Hashes, no addresses: the mirror is the machine's own business. dev.lock holds everything, the others are parts of it.
+LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate
+
+lock:  ## requirements/*.lock anew from pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --upgrade pyproject.toml requirements/build.in --extra projector --extra operator --group dev -o requirements/dev.lock
+	$(LOCK) -c requirements/dev.lock pyproject.toml --extra projector -o requirements/projector.lock
+	$(LOCK) -c requirements/dev.lock pyproject.toml --extra operator -o requirements/operator.lock
+	$(LOCK) -c requirements/dev.lock requirements/build.in -o requirements/build.lock
+
+clean:  ## removes the virtual environment (the sandbox's caches: see docs/sandbox.md)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
