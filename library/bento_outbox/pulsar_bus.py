@@ -1,0 +1,237 @@
+"""Apache Pulsar as a message bus. The only module that imports the Pulsar client.
+
+One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread;
+`send_async` answers on a thread of the client, so each answer hops to the event loop. An exception inside such a
+callback ends the process: callbacks here do nothing but that hop.
+
+At least once: an event that was sent again after a lost answer is stored twice, with the same `event_id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import string
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pulsar
+
+from bento_outbox.bus import as_list
+from bento_outbox.envelope import Envelope
+from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
+
+DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
+PLACEHOLDERS = frozenset({"tenant", "type"})
+
+# What the client answers, by name, since some answers of the C++ client have no name in the Python enum.
+# Anything not listed is the fault of the event or of its topic.
+_REASONS = {
+    "BrokerUnreachable": (
+        "AlreadyClosed ConnectError Disconnected Interrupted LookupError NotConnected ReadError RetryableError "
+        "ServiceUnitNotReady Timeout TooManyLookupRequestException"
+    ),
+    "BrokerAuthenticationFailed": "AuthenticationError AuthorizationError ErrorGettingAuthenticationData",
+    "BrokerRefused": (
+        "BrokerMetadataError BrokerPersistenceError MemoryBufferIsFull ProducerBlockedQuotaExceededError "
+        "ProducerBlockedQuotaExceededException ProducerBusy ProducerFenced ProducerQueueIsFull TopicTerminated"
+    ),
+}
+_OUTAGES = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+_PERMANENT = {
+    "MessageTooBig": "the message is larger than the broker's limit",
+    "InvalidTopicName": "the topic name is not valid",
+    "InvalidMessage": "the broker calls the message invalid",
+}
+
+
+def check_topic_template(template: str) -> str:
+    """The template, when it is one: `persistent://tenant/namespace/name` with {tenant} and {type} as placeholders.
+
+    Raises MisuseError.
+    """
+    try:
+        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise MisuseError(f"topic {template!r} is not a template: {error}") from error
+    if unknown := used - PLACEHOLDERS:
+        raise MisuseError(
+            f"topic {template!r} has the unknown placeholder {{{min(unknown)}}}: use {{tenant}} or {{type}}"
+        )
+    return template
+
+
+class PulsarMessageBus:
+    """Publishes envelopes to Pulsar, each as one message.
+
+    Payload as it is stored; key: ordering_key or aggregate_id; properties: event_id, type, tenant_id, schema_id,
+    schema_ver, created_at (RFC 3339), and the headers.
+    """
+
+    def __init__(
+        self,
+        service_url: str,
+        *,
+        topic: str = DEFAULT_TOPIC,
+        timeout_seconds: int = 10,
+    ) -> None:
+        """No connection is made yet.
+
+        service_url: `pulsar://host:6650`. topic: template, see `check_topic_template`.
+        timeout_seconds: for a connection, a lookup, and from send to the broker's answer.
+        """
+        self._service_url = service_url
+        self._topic = check_topic_template(topic)
+        self._timeout = timeout_seconds
+        self._client: pulsar.Client | None = None
+        self._producers: dict[str, pulsar.Producer] = {}
+        self._calls = asyncio.Lock()  # a producer is made once, also when `check` and `publish` meet
+
+    async def publish(self, events: Envelope | Sequence[Envelope]) -> None:
+        by_topic: dict[str, list[Envelope]] = {}
+        for event in as_list(events):
+            by_topic.setdefault(self._topic_of(event), []).append(event)
+        stored: set[UUID] = set()
+        refused: dict[UUID, Refusal] = {}
+        for topic, group in by_topic.items():
+            try:
+                producer = await self._producer(topic)
+            except BusUnavailable as error:
+                if not self._is_rows_fault(error, group):
+                    raise BusUnavailable(str(error), reason=error.reason, stored=stored) from error
+                permanent = type(error.__cause__).__name__ in _PERMANENT
+                refused |= {event.id: Refusal(str(error), permanent=permanent) for event in group}
+                continue
+            await self._send(producer, group, stored, refused)
+        if refused:
+            raise EventsRefused(refused)
+
+    async def check(self, tenant_id: str) -> None:
+        """Asks the broker for the topic; where the topic depends on the type, for one of that form."""
+        topic = self._topic.format(tenant=tenant_id, type="check")
+        await self._call(self._connect().get_topic_partitions, topic, topic=topic)
+        if "{type}" not in self._topic:
+            producer = await self._producer(topic)
+            if not producer.is_connected():
+                raise BusUnavailable(f"the connection to {self._service_url} is lost; the client reconnects")
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        self._producers.clear()
+        if client is not None:
+            await asyncio.to_thread(client.close)
+
+    def _topic_of(self, event: Envelope) -> str:
+        return event.topic or self._topic.format(tenant=event.tenant_id, type=event.type)
+
+    def _is_rows_fault(self, error: BusUnavailable, group: list[Envelope]) -> bool:
+        """A topic that rows chose, by `topic` or by their type, must not stop the rows that chose another."""
+        chosen = any(event.topic is not None for event in group) or "{type}" in self._topic
+        return chosen and error.reason not in ("BrokerUnreachable", "BrokerAuthenticationFailed")
+
+    def _connect(self) -> pulsar.Client:
+        if self._client is None:
+            self._client = pulsar.Client(
+                self._service_url,
+                operation_timeout_seconds=self._timeout,
+                connection_timeout_ms=self._timeout * 1000,
+                logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
+            )
+        return self._client
+
+    async def _producer(self, topic: str) -> pulsar.Producer:
+        async with self._calls:
+            known = self._producers.get(topic)
+            if known is None:
+                create = partial(
+                    self._connect().create_producer,
+                    batching_enabled=True,
+                    batching_max_publish_delay_ms=5,
+                    block_if_queue_full=True,
+                    send_timeout_millis=self._timeout * 1000,
+                )
+                known = self._producers[topic] = await self._call(create, topic, topic=topic)
+        return known
+
+    async def _call(self, function: Any, *arguments: Any, topic: str) -> Any:
+        try:
+            return await asyncio.to_thread(function, *arguments)
+        except pulsar.PulsarException as error:
+            raise self._unavailable(type(error).__name__, topic) from error
+
+    async def _send(
+        self,
+        producer: pulsar.Producer,
+        events: list[Envelope],
+        stored: set[UUID],
+        refused: dict[UUID, Refusal],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[str]] = [loop.create_future() for _ in events]
+
+        def send_all() -> None:
+            for event, answer in zip(events, answers, strict=True):
+                producer.send_async(
+                    event.payload,
+                    partial(_hop, loop, answer),
+                    partition_key=event.ordering_key or event.aggregate_id,
+                    properties=message_properties(event),
+                )
+            # What flush raises is one of the failures; each event's own answer says more.
+            with contextlib.suppress(pulsar.PulsarException):
+                producer.flush()
+
+        await asyncio.to_thread(send_all)
+        outage = ""
+        for event, result in zip(events, await asyncio.gather(*answers), strict=True):
+            if result == "Ok":
+                stored.add(event.id)
+            elif result in _PERMANENT:
+                refused[event.id] = Refusal(_PERMANENT[result], permanent=True)
+            elif result in _OUTAGES:
+                outage = result
+            else:
+                refused[event.id] = Refusal(f"the broker answered {result}")
+        if outage:
+            error = self._unavailable(outage, producer.topic())
+            raise BusUnavailable(str(error), reason=error.reason, stored=stored)
+
+    def _unavailable(self, result: str, topic: str) -> BusUnavailable:
+        where = f"Pulsar at {self._service_url}"
+        namespace = "/".join(topic.removeprefix("persistent://").split("/")[:2])
+        if result == "TopicNotFound":
+            return BusUnavailable(
+                f"{where} has no topic {topic}, or no namespace {namespace}: create it",
+                reason="PulsarNamespaceNotFound",
+            )
+        reason = _OUTAGES.get(result, "BrokerRefused")
+        sentence = {
+            "BrokerUnreachable": f"{where} cannot be reached",
+            "BrokerAuthenticationFailed": f"{where} does not let us publish to {topic}: check the credentials",
+        }.get(reason, f"{where} refuses topic {topic}")
+        return BusUnavailable(f"{sentence} ({result})", reason=reason)
+
+
+def _hop(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[str], result: pulsar.Result, _message_id: Any) -> None:
+    """Runs on a thread of the client; the loop may be closed already when the process is stopping."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_settle, answer, result.name)
+
+
+def _settle(answer: asyncio.Future[str], result: str) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def message_properties(event: Envelope) -> dict[str, str]:
+    """The properties of the event's message; ours win over headers of the same name."""
+    ours = {"event_id": str(event.id), "type": event.type, "tenant_id": event.tenant_id}
+    if event.schema_id is not None:
+        ours["schema_id"] = event.schema_id
+    if event.schema_ver is not None:
+        ours["schema_ver"] = str(event.schema_ver)
+    if event.created_at is not None:
+        ours["created_at"] = event.created_at.isoformat()
+    return {**event.headers, **ours}

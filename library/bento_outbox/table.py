@@ -1,0 +1,115 @@
+"""The outbox table: the only API between the write side and the projector.
+
+Any writer may insert with the eight columns from `tenant_id` to `created_at` alone, plain SQL included: the others
+have defaults. The migrations in `bento_outbox.migrations` create it; this module lets SQLAlchemy see it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.orm import registry
+from sqlalchemy.sql.dml import Insert
+
+from bento_outbox.envelope import Envelope
+
+NEW, SENT, ERR = "NEW", "SENT", "ERR"
+
+_identifiers = PGDialect().identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
+
+
+def quoted(table: Table) -> str:
+    """The table's name for SQL text: with its schema, quoted where it must be."""
+    return _identifiers.format_table(table)
+
+
+def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:
+    """The outbox table as part of `metadata`.
+
+    Its index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows.
+    """
+    now = func.now()
+    table = Table(
+        name,
+        metadata,
+        Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
+        Column("tenant_id", Text, nullable=False),
+        Column("aggregate_id", Text, nullable=False),
+        Column("type", Text, nullable=False),
+        Column("schema_id", Text),
+        Column("schema_ver", Integer),
+        Column("payload", JSONB, nullable=False),
+        Column("status", Text, nullable=False, server_default=text("'NEW'")),
+        Column("retry_cnt", Integer, nullable=False, server_default=text("0")),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=now),
+        Column("seq", BigInteger, Identity(always=False), nullable=False),
+        Column("ordering_key", Text),
+        Column("headers", JSONB, nullable=False, server_default=text("'{}'")),
+        Column("topic", Text),
+        Column("available_at", DateTime(timezone=True), nullable=False, server_default=now),
+        Column("last_error", Text),
+        Column("sent_at", DateTime(timezone=True)),
+        schema=schema,
+    )
+    Index(f"{name}_tenant_status_seq", table.c.tenant_id, table.c.status, table.c.seq)
+    return table
+
+
+mapper_registry = registry()
+outbox_table = make_outbox_table(mapper_registry.metadata)
+
+
+@mapper_registry.mapped
+class OutboxRecord:
+    """One row of the outbox with the default name and schema, for reading it through the ORM."""
+
+    __table__ = outbox_table
+
+
+WRITTEN = (
+    "id",
+    "tenant_id",
+    "aggregate_id",
+    "type",
+    "schema_id",
+    "schema_ver",
+    "payload",
+    "headers",
+    "ordering_key",
+    "topic",
+)
+"""The columns that a writer sets; all others are the database's."""
+
+
+def insert_statement(table: Table) -> Insert:
+    """INSERT of rows made by `row_of`; an event whose id is already there is left as it is.
+
+    The payload goes as text: it is JSON already, and SQLAlchemy would encode it a second time.
+    """
+    columns: dict[str, Any] = {name: bindparam(name) for name in WRITTEN if name != "payload"}
+    columns["payload"] = cast(bindparam("payload", type_=Text), JSONB)
+    return insert(table).values(columns).on_conflict_do_nothing(index_elements=["id"])
+
+
+def row_of(envelope: Envelope) -> dict[str, Any]:
+    """The values of the columns WRITTEN."""
+    row = {name: getattr(envelope, name) for name in WRITTEN}
+    return row | {"payload": envelope.payload.decode(), "headers": dict(envelope.headers)}

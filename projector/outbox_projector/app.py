@@ -1,0 +1,105 @@
+"""The composition root of `outbox-projector run`, and the order in which things stop.
+
+SIGTERM or SIGINT → the loop finishes the batch in hand and begins no other → the reporter writes a last status →
+connections close. A side task that dies ends the process: a projector that cannot report is one nobody can trust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+import structlog
+from sqlalchemy import MetaData
+
+from bento_outbox.pulsar_bus import PulsarMessageBus
+from bento_outbox.table import make_outbox_table
+from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
+from outbox_projector.health import Health
+from outbox_projector.http_endpoints import endpoints, served
+from outbox_projector.kubernetes_status import KubernetesStatus
+from outbox_projector.loop import OutboxProjector
+from outbox_projector.metrics import Metrics
+from outbox_projector.policies import Polling, Retries
+from outbox_projector.reporter import Reporter
+from outbox_projector.settings import Settings
+from outbox_projector.store import Store
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings) -> None:
+    """Runs the projector until a signal ends it."""
+    table = make_outbox_table(MetaData(), name=settings.database_table, schema=settings.database_schema)
+    metrics = Metrics(settings.tenant_id)
+    health = Health(metrics)
+    database = Database(_url_source(settings))
+    bus = PulsarMessageBus(
+        settings.pulsar_service_url,
+        topic=settings.pulsar_topic,
+        timeout_seconds=settings.pulsar_timeout_seconds,
+    )
+    projector = OutboxProjector(
+        database,
+        bus,
+        settings.tenant_id,
+        settings.batch_size,
+        table=table,
+        retries=Retries(
+            maximum=settings.max_retries,
+            initial_seconds=settings.backoff_initial_milliseconds / 1000,
+            longest_seconds=settings.backoff_max_seconds,
+        ),
+        polling=Polling(
+            fastest_seconds=settings.poll_min_milliseconds / 1000,
+            slowest_seconds=settings.poll_max_milliseconds / 1000,
+        ),
+        observer=health,
+    )
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(database.close)
+        closing.push_async_callback(bus.close)
+        writer = None
+        if settings.resource_name is not None:
+            writer = KubernetesStatus(name=settings.resource_name, namespace=settings.resource_namespace)
+            closing.push_async_callback(writer.close)
+        reporter = Reporter(
+            session_factory=database,
+            store=Store(table, settings.tenant_id),
+            bus=bus,
+            tenant_id=settings.tenant_id,
+            health=health,
+            writer=writer,
+            heartbeat_seconds=settings.status_interval_seconds,
+        )
+        await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
+        log.info("started", **settings.model_dump(mode="json", exclude_none=True))
+        await _until_signalled(projector, reporter, settings.shutdown_grace_seconds)
+    log.info("stopped", published=health.sent_total)
+
+
+async def _until_signalled(projector: OutboxProjector, reporter: Reporter, grace_seconds: float) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with asyncio.TaskGroup() as tasks:
+        delivery = tasks.create_task(projector.run_forever(), name="delivery")
+        tasks.create_task(reporter.run_forever(), name="reporter")
+        await stopping.wait()
+        log.info("stopping: the batch in hand is finished, nothing new is begun", grace_seconds=grace_seconds)
+        projector.stop()
+        _, late = await asyncio.wait([delivery], timeout=grace_seconds)
+        if late:
+            # Its transaction is rolled back: the rows stay NEW for the next pod.
+            log.warning("the batch in hand did not finish in time and is left to the next projector")
+            delivery.cancel()
+        reporter.stop()
+
+
+def _url_source(settings: Settings) -> UrlSource:
+    if settings.database_url is not None:
+        return FixedUrl(settings.database_url.get_secret_value())
+    assert settings.database_url_file is not None
+    return UrlFile(settings.database_url_file, settings.database_url_secret)

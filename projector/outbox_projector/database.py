@@ -1,0 +1,177 @@
+"""The connection to Postgres: where its address comes from, and what its errors mean.
+
+The address is a file, mounted from a Secret. The file may be missing at first and may change at any time (a
+rotated password): it is looked at again whenever a session is opened, so neither needs a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from bento_outbox import MisuseError, OutboxError
+from bento_outbox.database_url import parse_database_url
+
+CONNECT_TIMEOUT_SECONDS = 10
+COMMAND_TIMEOUT_SECONDS = 60
+
+
+class DatabaseUnavailable(OutboxError):
+    """The database cannot be used now. `reason` is a word from the fixed list in `docs/reasons.md`."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UrlSource(Protocol):
+    """Says where the database is. Raises DatabaseUnavailable when it does not know (yet)."""
+
+    def read(self) -> str: ...
+
+
+class UrlFile:
+    """The URL as the content of a file, which a Secret fills."""
+
+    def __init__(self, path: Path, secret: str) -> None:
+        """secret: `name/key`, for messages."""
+        self._path = path
+        self._name, _, self._key = secret.partition("/")
+
+    def read(self) -> str:
+        try:
+            return self._path.read_text().strip()
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"Secret {self._name!r} with key {self._key!r} does not exist: create it with the database URL",
+                reason="SecretNotFound",
+            ) from error
+
+
+class FixedUrl:
+    """The URL as given."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def read(self) -> str:
+        return self._url
+
+
+class Database:
+    """Opens sessions; a new engine whenever the URL has changed. One task may call it at a time."""
+
+    def __init__(self, source: UrlSource) -> None:
+        self._source = source
+        self._url = ""
+        self._engine: AsyncEngine | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+
+    def __call__(self) -> AsyncSession:
+        """A session. Raises DatabaseUnavailable when the URL is missing or no URL."""
+        url = self._source.read()
+        if self._engine is None or url != self._url:
+            self._retire()
+            try:
+                address = parse_database_url(url)
+            except MisuseError as error:
+                raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
+            # One connection for the loop and one for the measurements.
+            self._engine = create_async_engine(
+                address,
+                pool_size=2,
+                max_overflow=0,
+                connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
+            )
+            self._url = url
+        return AsyncSession(self._engine, expire_on_commit=False)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        self._retire()
+        await asyncio.gather(*self._retired)
+
+    def _retire(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            task = asyncio.create_task(engine.dispose(), name="close the connections of a former database URL")
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turns what the driver raises for an unusable database into DatabaseUnavailable; lets other errors through."""
+    try:
+        yield
+    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        unavailable = explain(error)
+        if unavailable is None:
+            raise
+        raise unavailable from error
+
+
+_REASONS: list[tuple[type[BaseException], str, str]] = [
+    (
+        asyncpg.InvalidPasswordError,
+        "DatabaseAuthenticationFailed",
+        "the database does not accept user or password",
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "DatabaseAuthenticationFailed",
+        "the database does not accept user or password",
+    ),
+    (asyncpg.InvalidCatalogNameError, "DatabaseNotFound", "the server has no such database"),
+    (
+        asyncpg.UndefinedTableError,
+        "OutboxTableMissing",
+        "the outbox table is missing: run `bento-outbox schema apply`",
+    ),
+    (asyncpg.InvalidSchemaNameError, "OutboxTableMissing", "the schema of the outbox table is missing"),
+    (
+        asyncpg.UndefinedColumnError,
+        "OutboxTableMissing",
+        "the outbox table is old: run `bento-outbox schema apply`",
+    ),
+    (
+        asyncpg.InsufficientPrivilegeError,
+        "DatabasePermissionDenied",
+        "the role may not read and update the table",
+    ),
+    (
+        asyncpg.ReadOnlySQLTransactionError,
+        "DatabaseUnreachable",
+        "the server is read-only: a standby, or failing over",
+    ),
+]
+# Classes of SQLSTATE that are an outage: connection, resources, operator intervention, system error, timeouts.
+_OUTAGE_STATES = ("08", "53", "57", "58", "40", "55")
+
+
+def explain(error: BaseException) -> DatabaseUnavailable | None:
+    """What to tell people, in words that hold no secret; None for an error that is no outage but a defect."""
+    cause: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        cause = error.orig.__cause__ or error.orig
+    for kind, reason, sentence in _REASONS:
+        if isinstance(cause, kind):
+            return DatabaseUnavailable(f"{sentence} ({_first_line(cause)})", reason=reason)
+    state = getattr(cause, "sqlstate", None) or ""
+    connection_lost = isinstance(cause, OSError | TimeoutError | asyncpg.InterfaceError | InterfaceError)
+    if connection_lost or getattr(error, "connection_invalidated", False) or state.startswith(_OUTAGE_STATES):
+        return DatabaseUnavailable(
+            f"the database cannot be reached ({_first_line(cause)})", reason="DatabaseUnreachable"
+        )
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,111 @@
+"""What the process knows about itself: its two connections, its loop, its counts.
+
+Written by the loop (as its Observer) and by the reporter (backlog, check of an idle broker); read by the reporter
+and the HTTP endpoints. All on one event loop, so without locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from bento_outbox import BusUnavailable
+from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.metrics import Metrics
+from outbox_projector.store import Backlog
+
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+STUCK_AFTER_SECONDS = 120
+"""A turn of the loop takes at most a claim, a publish and a settle, each with its own time limit below this sum."""
+
+
+def utc_now() -> datetime:
+    """The current time, with its zone."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Condition:
+    """One condition of the OutboxTenant, in the sense of Kubernetes' metav1.Condition."""
+
+    type: str
+    status: str = UNKNOWN
+    reason: str = "NotTried"
+    message: str = ""
+    since: datetime = field(default_factory=utc_now)
+
+    def become(self, status: str, reason: str, message: str, now: datetime) -> None:
+        """Takes the new state; `since` moves only when the status does."""
+        if status != self.status:
+            self.since = now
+        self.status, self.reason, self.message = status, reason, message
+
+
+class Health:
+    """The state of this projector; implements the loop's Observer."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], datetime] = utc_now) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        now = clock()
+        self.database = Condition("DatabaseReachable", since=now)
+        self.broker = Condition("BrokerReachable", since=now)
+        self.failing = Condition("EventsFailing", since=now)
+        self.backlog: Backlog | None = None
+        self.sent_total = 0
+        self.last_published: datetime | None = None
+        self._last_turn = now
+
+    @property
+    def conditions(self) -> tuple[Condition, Condition, Condition]:
+        return self.database, self.broker, self.failing
+
+    @property
+    def loop_is_alive(self) -> bool:
+        """The loop began a turn not long ago."""
+        return (self._clock() - self._last_turn).total_seconds() < STUCK_AFTER_SECONDS
+
+    @property
+    def knows_its_state(self) -> bool:
+        """Both connections were tried, or the first failed, which is known and reported."""
+        return self.database.status == FALSE or UNKNOWN not in (self.database.status, self.broker.status)
+
+    def turned(self) -> None:
+        self._last_turn = self._clock()
+
+    def database_answered(self) -> None:
+        self.database.become(TRUE, "Connected", "", self._clock())
+        self._metrics.database_up.set(1)
+
+    def database_failed(self, error: DatabaseUnavailable) -> None:
+        self.database.become(FALSE, error.reason, str(error), self._clock())
+        self._metrics.database_up.set(0)
+
+    def broker_answered(self) -> None:
+        self.broker.become(TRUE, "Connected", "", self._clock())
+        self._metrics.broker_up.set(1)
+
+    def broker_failed(self, error: BusUnavailable) -> None:
+        self.broker.become(FALSE, error.reason, str(error), self._clock())
+        self._metrics.broker_up.set(0)
+
+    def settled(self, *, sent: int, retried: int, failed: int) -> None:
+        self.sent_total += sent
+        if sent:
+            self.last_published = self._clock()
+        self._metrics.published.inc(sent)
+        self._metrics.retried.inc(retried)
+        self._metrics.failed.inc(failed)
+
+    def measured(self, backlog: Backlog) -> None:
+        """Takes the counts of the table."""
+        self.backlog = backlog
+        if backlog.errors:
+            message = f"{backlog.errors} event(s) in ERR: the column last_error says why"
+            self.failing.become(TRUE, "EventsInError", message, self._clock())
+        else:
+            self.failing.become(FALSE, "NoErrors", "", self._clock())
+        self._metrics.pending.set(backlog.pending)
+        self._metrics.errors.set(backlog.errors)
+        self._metrics.oldest_pending_seconds.set(backlog.oldest_seconds)

@@ -1,0 +1,31 @@
+"""Prometheus metrics of one projector. Every name carries its unit; all have the label `tenant`."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+
+class Metrics:
+    """The metrics, in a registry of their own."""
+
+    def __init__(self, tenant_id: str) -> None:
+        self._registry = CollectorRegistry()
+        self._tenant_id = tenant_id
+        self.published = self._counter("outbox_events_published", "Events that the broker acknowledged")
+        self.retried = self._counter("outbox_events_retried", "Refusals after which an event is tried again")
+        self.failed = self._counter("outbox_events_failed", "Events that became ERR")
+        self.pending = self._gauge("outbox_pending_events", "Rows in NEW, counted up to 100,000")
+        self.errors = self._gauge("outbox_error_events", "Rows in ERR, counted up to 100,000")
+        self.oldest_pending_seconds = self._gauge("outbox_oldest_pending_seconds", "Age of the oldest row in NEW")
+        self.database_up = self._gauge("outbox_database_up", "1 if the last statement was answered")
+        self.broker_up = self._gauge("outbox_broker_up", "1 if the last publish or check was answered")
+
+    def exposition(self) -> bytes:
+        """The text format that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, help_text: str) -> Counter:
+        return Counter(name, help_text, ["tenant"], registry=self._registry).labels(self._tenant_id)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(name, help_text, ["tenant"], registry=self._registry).labels(self._tenant_id)

@@ -1,0 +1,40 @@
+-- Every statement of the projector. `outbox` stands for the configured table; the index (tenant_id, status, seq)
+-- serves all of them.
+
+-- name: claim
+-- The oldest rows that may be sent now, locked until the transaction ends; rows that another pod holds are passed over.
+SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
+       ordering_key, topic, retry_cnt, created_at
+FROM outbox
+WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= clock_timestamp()
+ORDER BY seq
+LIMIT :batch_size
+FOR UPDATE SKIP LOCKED
+
+-- name: mark_sent
+-- The broker has acknowledged these.
+UPDATE outbox
+SET status = 'SENT', sent_at = clock_timestamp(), last_error = NULL
+WHERE id = ANY (CAST(:ids AS uuid[]))
+
+-- name: mark_refused
+-- The bus does not take these: another attempt later, or ERR when there is none left.
+UPDATE outbox
+SET retry_cnt = outbox.retry_cnt + 1,
+    last_error = refused.reason,
+    status = CASE WHEN refused.permanent OR outbox.retry_cnt + 1 >= :max_retries THEN 'ERR' ELSE 'NEW' END,
+    available_at = clock_timestamp() + make_interval(secs => refused.wait_seconds)
+FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[]), CAST(:permanent AS bool[]), CAST(:waits AS float8[]))
+     AS refused (id, reason, permanent, wait_seconds)
+WHERE outbox.id = refused.id
+RETURNING outbox.status
+
+-- name: measure
+-- What waits and what failed, counted to a limit, so that a huge backlog costs a bounded scan.
+SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' LIMIT :count_limit) AS n)
+           AS pending,
+       (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR' LIMIT :count_limit) AS e)
+           AS errors,
+       (SELECT greatest(0, extract(epoch FROM clock_timestamp() - created_at))
+        FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' ORDER BY seq LIMIT 1)
+           AS oldest_seconds

@@ -1,0 +1,100 @@
+"""The settings of `outbox-projector run`: environment variables with the prefix OUTBOX_.
+
+Validated once at the start; a wrong one ends the process with a sentence that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bento_outbox import MisuseError
+from bento_outbox.pulsar_bus import DEFAULT_TOPIC, check_topic_template
+
+
+def _topic(value: str) -> str:
+    try:
+        return check_topic_template(value)
+    except MisuseError as error:
+        raise ValueError(str(error)) from error
+
+
+class Settings(BaseSettings):
+    """Each field is read from OUTBOX_<ITS NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="OUTBOX_", frozen=True, extra="ignore")
+
+    tenant_id: str = Field(min_length=1)
+    """Whose rows are delivered."""
+
+    database_url: SecretStr | None = None
+    """postgresql://user:password@host:5432/database; or else database_url_file."""
+    database_url_file: Path | None = None
+    """File with the URL, read again for each new connection, so that a rotated Secret needs no restart."""
+    database_url_secret: str = "outbox-database/url"  # noqa: S105 - the name of a Secret, not a secret
+    """name/key of the Secret behind the file; only for messages."""
+    database_schema: str = Field("public", min_length=1)
+    database_table: str = Field("outbox", min_length=1)
+
+    pulsar_service_url: str = Field(pattern=r"^pulsar(\+ssl)?://")
+    pulsar_topic: Annotated[str, AfterValidator(_topic)] = DEFAULT_TOPIC
+    """Template with {tenant} and {type}."""
+    pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
+    """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""
+
+    batch_size: int = Field(200, ge=1, le=10_000)
+    """Rows a transaction. More: higher rate, more to do again after a crash."""
+    max_retries: int = Field(5, ge=1, le=1000)
+    """Refusals until a row becomes ERR. Outages do not count."""
+    backoff_initial_milliseconds: int = Field(500, ge=1)
+    backoff_max_seconds: int = Field(60, ge=1)
+    poll_min_milliseconds: int = Field(20, ge=1)
+    poll_max_milliseconds: int = Field(1000, ge=1)
+    """An idle projector asks this often: bounds the latency of the first event after a silence."""
+
+    resource_name: str | None = None
+    """The OutboxTenant whose status is written; unset: no reports."""
+    resource_namespace: str = "default"
+    status_interval_seconds: int = Field(60, ge=1)
+    """Longest time between two reports; material changes are reported sooner."""
+
+    http_port: int = Field(8080, ge=0, le=65535)
+    """For /healthz, /readyz and /metrics; 0: none."""
+    shutdown_grace_seconds: int = Field(20, ge=1)
+    """For the batch in hand after SIGTERM; below the pod's terminationGracePeriodSeconds."""
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.database_url is None) == (self.database_url_file is None):
+            raise ValueError("set one of OUTBOX_DATABASE_URL and OUTBOX_DATABASE_URL_FILE")
+        if self.poll_min_milliseconds > self.poll_max_milliseconds:
+            raise ValueError(
+                f"OUTBOX_POLL_MIN_MILLISECONDS ({self.poll_min_milliseconds}) is above "
+                f"OUTBOX_POLL_MAX_MILLISECONDS ({self.poll_max_milliseconds})"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """The settings from the environment. Raises MisuseError with a line for each wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise MisuseError("\n".join(_sentence(dict(problem)) for problem in error.errors())) from None
+
+
+def _sentence(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    assert isinstance(location, tuple)
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not location:
+        return message
+    name = f"OUTBOX_{location[0]}".upper()
+    if problem["type"] == "missing":
+        return f"{name} is not set"
+    given = "" if name == "OUTBOX_DATABASE_URL" else f" (it is {problem['input']!r})"
+    return f"{name}: {message[0].lower()}{message[1:]}{given}"

@@ -1,0 +1,128 @@
+"""The outbox table as the projector sees it: claim, settle, measure. Each call is one statement of `queries.sql`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Table
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bento_outbox import Envelope, Refusal
+from bento_outbox.table import ERR
+from outbox_projector.policies import Retries
+from outbox_projector.queries import query
+
+COUNT_LIMIT = 100_000
+"""Pending and failed rows are counted exactly up to here; the figure is a lower bound beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Rows that this transaction holds: those that can be published, and those that cannot even be read."""
+
+    envelopes: list[Envelope]
+    unreadable: dict[UUID, Refusal]
+    retry_counts: dict[UUID, int]
+
+    def __len__(self) -> int:
+        return len(self.retry_counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits (NEW) and what failed (ERR); `oldest_seconds` is the age of the oldest NEW row, 0 if none."""
+
+    pending: int
+    errors: int
+    oldest_seconds: float
+
+    @property
+    def pending_is_lower_bound(self) -> bool:
+        return self.pending >= COUNT_LIMIT
+
+
+class Store:
+    """Statements on one tenant's rows, each within the session it is given."""
+
+    def __init__(self, table: Table, tenant_id: str) -> None:
+        self._tenant_id = tenant_id
+        self._claim = query("claim", table)
+        self._mark_sent = query("mark_sent", table)
+        self._mark_refused = query("mark_refused", table)
+        self._measure = query("measure", table)
+
+    async def claim(self, session: AsyncSession, batch_size: int) -> Claim:
+        """Locks up to `batch_size` of the oldest rows that may be sent now."""
+        rows = await session.execute(self._claim, {"tenant_id": self._tenant_id, "batch_size": batch_size})
+        claim = Claim([], {}, {})
+        for row in rows:
+            claim.retry_counts[row.id] = row.retry_cnt
+            try:
+                claim.envelopes.append(_read(row))
+            except ValueError as error:
+                claim.unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
+        return claim
+
+    async def mark_sent(self, session: AsyncSession, ids: Collection[UUID]) -> None:
+        """NEW → SENT."""
+        if ids:
+            await session.execute(self._mark_sent, {"ids": list(ids)})
+
+    async def mark_refused(
+        self,
+        session: AsyncSession,
+        refused: Mapping[UUID, Refusal],
+        counts: Mapping[UUID, int],
+        retries: Retries,
+    ) -> int:
+        """NEW → NEW, later; or NEW → ERR. Returns how many became ERR."""
+        if not refused:
+            return 0
+        statuses = await session.execute(
+            self._mark_refused,
+            {
+                "ids": list(refused),
+                "reasons": [refusal.reason for refusal in refused.values()],
+                "permanent": [refusal.permanent for refusal in refused.values()],
+                "waits": [retries.wait(counts[event_id] + 1) for event_id in refused],
+                "max_retries": retries.maximum,
+            },
+        )
+        return sum(status == ERR for status in statuses.scalars())
+
+    async def measure(self, session: AsyncSession) -> Backlog:
+        """Counts what waits and what failed."""
+        row = (await session.execute(self._measure, {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT})).one()
+        return Backlog(pending=row.pending, errors=row.errors, oldest_seconds=float(row.oldest_seconds or 0))
+
+
+def _read(row: Row[Any]) -> Envelope:
+    """The row as an envelope. Raises ValueError: other writers than our library may insert what they like."""
+    headers = json.loads(row.headers)
+    if not isinstance(headers, dict):
+        raise ValueError("headers is not a JSON object")
+    for column in ("type", "aggregate_id"):
+        if not getattr(row, column):
+            raise ValueError(f"{column} is empty")
+    return Envelope(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        aggregate_id=row.aggregate_id,
+        type=row.type,
+        schema_id=row.schema_id,
+        schema_ver=row.schema_ver,
+        payload=row.payload.encode(),
+        headers={name: value if isinstance(value, str) else json.dumps(value) for name, value in headers.items()},
+        ordering_key=row.ordering_key,
+        topic=row.topic,
+        created_at=row.created_at,
+    )
+
+
+def settled(claim: Claim, refused: Mapping[UUID, Refusal]) -> Sequence[UUID]:
+    """The ids of the claimed rows that the bus has stored, when it refused `refused` and took all others."""
+    return [event.id for event in claim.envelopes if event.id not in refused]
