@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -85,7 +85,7 @@ class PulsarMessageBus:
         self._service_url = service_url
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
-        self._client: pulsar.Client | None = None
+        self._client: Any = None  # the client has no types
         self._producers: dict[str, pulsar.Producer] = {}
         self._calls = asyncio.Lock()  # a producer is made once, also when `check` and `publish` meet
 
@@ -95,33 +95,40 @@ class PulsarMessageBus:
             by_topic.setdefault(self._topic_of(event), []).append(event)
         stored: set[UUID] = set()
         refused: dict[UUID, Refusal] = {}
-        for topic, group in by_topic.items():
-            try:
-                producer = await self._producer(topic)
-            except BusUnavailable as error:
-                if not self._is_rows_fault(error, group):
-                    raise BusUnavailable(str(error), reason=error.reason, stored=stored) from error
-                permanent = type(error.__cause__).__name__ in _PERMANENT
-                refused |= {event.id: Refusal(str(error), permanent=permanent) for event in group}
-                continue
-            await self._send(producer, group, stored, refused)
+        with self._connected():
+            for topic, group in by_topic.items():
+                await self._publish_to(topic, group, stored, refused)
         if refused:
             raise EventsRefused(refused)
 
     async def check(self, tenant_id: str) -> None:
         """Asks the broker for the topic; where the topic depends on the type, for one of that form."""
         topic = self._topic.format(tenant=tenant_id, type="check")
-        await self._call(self._connect().get_topic_partitions, topic, topic=topic)
-        if "{type}" not in self._topic:
-            producer = await self._producer(topic)
-            if not producer.is_connected():
-                raise BusUnavailable(f"the connection to {self._service_url} is lost; the client reconnects")
+        with self._connected() as client:
+            await self._call(client.get_topic_partitions, topic, topic=topic)
+            if "{type}" not in self._topic:
+                producer = await self._producer(topic)
+                if not producer.is_connected():
+                    raise self._unavailable("Disconnected", topic)
 
     async def close(self) -> None:
         client, self._client = self._client, None
         self._producers.clear()
         if client is not None:
             await asyncio.to_thread(client.close)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[pulsar.Client]:
+        """The client; dropped when it cannot reach the broker, since its own reconnect backs off up to a minute."""
+        client = self._connect()
+        try:
+            yield client
+        except BusUnavailable as outage:
+            if outage.reason == "BrokerUnreachable" and self._client is client:
+                self._client = None
+                self._producers.clear()
+                client.shutdown()
+            raise
 
     def _topic_of(self, event: Envelope) -> str:
         return event.topic or self._topic.format(tenant=event.tenant_id, type=event.type)
@@ -160,6 +167,19 @@ class PulsarMessageBus:
             return await asyncio.to_thread(function, *arguments)
         except pulsar.PulsarException as error:
             raise self._unavailable(type(error).__name__, topic) from error
+
+    async def _publish_to(
+        self, topic: str, events: list[Envelope], stored: set[UUID], refused: dict[UUID, Refusal]
+    ) -> None:
+        try:
+            producer = await self._producer(topic)
+        except BusUnavailable as error:
+            if not self._is_rows_fault(error, events):
+                raise BusUnavailable(str(error), reason=error.reason, stored=stored) from error
+            permanent = type(error.__cause__).__name__ in _PERMANENT
+            refused |= {event.id: Refusal(str(error), permanent=permanent) for event in events}
+        else:
+            await self._send(producer, events, stored, refused)
 
     async def _send(
         self,

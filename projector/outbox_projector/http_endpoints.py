@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from bento_outbox import MisuseError
 from outbox_projector.health import Health
 from outbox_projector.metrics import Metrics
 
@@ -38,14 +40,19 @@ def endpoints(health: Health, metrics: Metrics) -> web.Application:
 
 @asynccontextmanager
 async def served(application: web.Application, port: int) -> AsyncIterator[None]:
-    """Serves on all addresses; port 0 serves nothing."""
+    """Serves on all addresses; port 0 serves nothing. Raises MisuseError when the port is taken."""
     if port == 0:
         yield
         return
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, None, port).start()
+        try:
+            await web.TCPSite(runner, None, port).start()
+        except OSError as error:
+            raise MisuseError(
+                f"port {port} cannot be used ({os.strerror(error.errno)}): set OUTBOX_HTTP_PORT"
+            ) from error
         yield
     finally:
         await runner.cleanup()
