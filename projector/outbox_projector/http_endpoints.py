@@ -51,7 +51,7 @@ async def served(application: web.Application, port: int) -> AsyncIterator[None]
             await web.TCPSite(runner, None, port).start()
         except OSError as error:
             raise MisuseError(
-                f"port {port} cannot be used ({os.strerror(error.errno)}): set OUTBOX_HTTP_PORT"
+                f"port {port} cannot be used ({os.strerror(error.errno or 0)}): set OUTBOX_HTTP_PORT"
             ) from error
         yield
     finally:

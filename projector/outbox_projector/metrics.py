@@ -9,7 +9,7 @@ class Metrics:
     """The metrics, in a registry of their own."""
 
     def __init__(self, tenant_id: str) -> None:
-        disable_created_metrics()  # each counter's time of birth, as one more series: nobody asks for it
+        disable_created_metrics()  # type: ignore[no-untyped-call] # each counter's time of birth, as one more series: nobody asks for it
         self._registry = CollectorRegistry()
         self._tenant_id = tenant_id
         self.published = self._counter("outbox_events_published", "Events that the broker acknowledged")
