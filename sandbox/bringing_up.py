@@ -5,18 +5,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from sandbox import caching, inside, namespace, paths, processes
+from sandbox import caching, distribution, inside, namespace, paths, processes
 from sandbox.errors import SandboxError
 from sandbox.parts import PARTS
 
 
 def bring_up(names: Sequence[str]) -> None:
     """Makes the parts run; returns when each is ready."""
-    if namespace.inside():
-        inside.start(list(names))
-        return
     with caching.locked():
+        distribution.install(distribution.missing([program for name in names for program in PARTS[name].programs]))
         processes.together(*(PARTS[name].prepare for name in names))
+        if namespace.inside():
+            inside.start(list(names))
+            return
         state = namespace.create()
         command = namespace.entering(state, [sys.executable, "-m", "sandbox.inside", *names])
         code = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(paths.PROJECT)}, check=False).returncode

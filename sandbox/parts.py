@@ -1,25 +1,27 @@
-"""The parts of the sandbox, in the order of their start, and the rules about parts that exist already elsewhere."""
+"""The parts of the sandbox, in the order of their start, and what each brings along."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import postgres, pulsar
-from sandbox.errors import SandboxError
+from sandbox import components, distribution, kubernetes, postgres, project_images, pulsar
+from sandbox.distribution import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     name: str
-    variable: str | None
-    """When this is set in the environment, the part exists already and is not started."""
     title: str
+    variable: str
+    """When this is set in the environment, the part exists already and is not started."""
+    programs: tuple[Program, ...]
+    """What it needs of the distribution."""
     prepare: Callable[[], None]
     start: Callable[[], None]
-    environment: Callable[[], Mapping[str, str]]
-    needs: tuple[str, ...] = ()
+    environment: Callable[[], Mapping[str, str]] = dict
     path: Callable[[], Sequence[Path]] = tuple
     """Folders with programs that a person uses with this part."""
+    needs: tuple[str, ...] = ()
 
 
 PARTS = {
@@ -27,8 +29,9 @@ PARTS = {
     for part in (
         Part(
             name=postgres.NAME,
-            variable=postgres.VARIABLE,
             title="Postgres",
+            variable=postgres.VARIABLE,
+            programs=(distribution.IPROUTE,),
             prepare=postgres.prepare,
             start=postgres.start,
             environment=postgres.environment,
@@ -36,11 +39,35 @@ PARTS = {
         ),
         Part(
             name=pulsar.NAME,
-            variable=pulsar.VARIABLE,
             title="Pulsar",
+            variable=pulsar.VARIABLE,
+            programs=(distribution.IPROUTE, distribution.MAVEN),
             prepare=pulsar.prepare,
             start=pulsar.start,
             environment=pulsar.environment,
+        ),
+        Part(
+            name=kubernetes.NAME,
+            title="Kubernetes",
+            variable=kubernetes.VARIABLE,
+            programs=(
+                *(distribution.IPROUTE, distribution.IPTABLES, distribution.CONNTRACK, distribution.OPENSSL),
+                *(distribution.CONTAINERD, distribution.RUNC, distribution.CNI, distribution.BUILDAH),
+            ),
+            prepare=kubernetes.prepare,
+            start=kubernetes.start,
+            environment=kubernetes.environment,
+            path=lambda: [components.folder()],
+        ),
+        Part(
+            name=project_images.NAME,
+            title="The project's images",
+            # Images are loaded into the cluster that is started here, never into another.
+            variable=kubernetes.VARIABLE,
+            programs=(distribution.CONTAINERD, distribution.BUILDAH, distribution.DEBOOTSTRAP),
+            prepare=project_images.prepare,
+            start=project_images.start,
+            needs=(kubernetes.NAME,),
         ),
     )
 }
