@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SANDBOX := $(BIN)/python -m sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock up down status shell clean
+.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo up down shell format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,34 @@ $(VENV)/.stamp: requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+test: setup  ## everything; what CI runs
+	@$(BIN)/python -m tests.tiers
+
+check: setup  ## linters, types, import layers, architecture tests
+	@$(BIN)/python -m tests.tiers check
+
+test-unit test-contract test-integration test-e2e: test-%: setup
+	@$(BIN)/python -m tests.tiers $*
+
+demo: export DEMO_STARTED = $(shell date +%s.%N)
+demo: setup  ## two tenants, an outage, a poisoned event, on real parts
+	@$(SANDBOX) up
+	@$(SANDBOX) images
+	@$(SANDBOX) exec -- $(BIN)/python -m examples.demo
+
+up: setup  ## Postgres, Pulsar and Kubernetes on this machine
+	@$(SANDBOX) up
+
+shell: setup  ## a shell that sees them
+	@$(SANDBOX) shell
+
+down: setup  ## removes them; builds stay cached
+	@$(SANDBOX) down
+
+format: setup  ## formats the code, mends what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # Hashes, no addresses: the mirror is the machine's own business. dev.lock holds everything, the others are parts of it.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
