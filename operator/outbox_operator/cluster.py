@@ -1,0 +1,159 @@
+"""The API server as this operator needs it: get, list, apply, apply_status. Only here the client library is known.
+
+Objects go in and out as plain data. The client's typed models are left out on purpose: they take ten times the CPU and
+memory, and know nothing of our kind. Its errors are translated here, and only here, into the tree of errors.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from outbox_operator import errors
+from outbox_operator.keys import FIELD_MANAGER, LABEL, OUTBOX_TENANT, Kind, Manifest
+
+REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+"""For one request, in seconds. A look makes a handful, one after the other: so it bounds how long it holds a worker."""
+PAGE_SIZE: Final = 500
+
+
+class Cluster(Protocol):
+    """What the reconciler and the resync need of a cluster; the tests bring one of their own."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest: ...
+
+    def list(self, kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]: ...
+
+    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool) -> Manifest: ...
+
+    async def apply_status(self, manifest: Manifest) -> Manifest: ...
+
+
+async def load_configuration() -> client.Configuration:
+    """How to reach the API server: the pod's service account where there is one, otherwise the kubeconfig."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        try:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except config.ConfigException as error:
+            raise errors.ClusterError(
+                f"No cluster to talk to: not in a pod with a service account, and no usable kubeconfig ({error}). "
+                "Set KUBECONFIG to a kubeconfig file."
+            ) from error
+    return configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client of our own needs to reach the same API server as the same account."""
+
+    host: str
+    ca_path: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    token: str | None
+    insecure: bool
+
+
+async def credentials(configuration: client.Configuration) -> Credentials:
+    """The credentials as they are now: a service account's token is another one every hour."""
+    bearer = await configuration.get_api_key_with_prefix("BearerToken")
+    return Credentials(
+        host=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        token=bearer.split()[-1] if bearer else None,
+        insecure=not configuration.verify_ssl,
+    )
+
+
+class KubernetesCluster:
+    """A real API server. An async context manager that owns its connections."""
+
+    def __init__(self, configuration: client.Configuration, *, connections: int) -> None:
+        configuration.connection_pool_maxsize = connections
+        self._client = client.ApiClient(configuration)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
+        return await self._request("GET", kind.path(namespace, name))
+
+    async def list(self, kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]:
+        """All OutboxTenants, or of another kind those with our label, page by page; None is every namespace."""
+        query: dict[str, str] = {"limit": str(PAGE_SIZE)}
+        if kind != OUTBOX_TENANT:
+            query["labelSelector"] = LABEL
+        while True:
+            page = await self._request("GET", kind.path(namespace), query)
+            for item in page["items"]:
+                yield item
+            if not (token := page["metadata"].get("continue")):
+                return
+            query["continue"] = token
+
+    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
+        """Server-side apply. Without `force` it is a Conflict when another manager owns a field of the manifest."""
+        return await self._apply(kind, manifest, subresource="", force=force)
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Server-side apply of the status of an OutboxTenant: our fields of it, all of them."""
+        return await self._apply(OUTBOX_TENANT, manifest, subresource="/status", force=True)
+
+    async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str, force: bool) -> Manifest:
+        metadata = manifest["metadata"]
+        path = kind.path(metadata["namespace"], metadata["name"]) + subresource
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        return await self._request("PATCH", path, query, body=manifest)
+
+    async def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Manifest | None = None
+    ) -> Manifest:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/apply-patch+yaml"
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = await self._client.call_api(method, url, headers, body=body, _request_timeout=REQUEST_TIMEOUT)
+            content: bytes = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise errors.Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
+        if response.status >= 300:
+            raise _translated(response.status, response.headers, content, what=f"{method} {path}")
+        return dict(json.loads(content))
+
+
+def _translated(status: int, headers: Mapping[str, str], content: bytes, *, what: str) -> errors.ClusterError:
+    """The error for an answer that is none, with the API server's own message."""
+    try:
+        message = json.loads(content)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = content[:200].decode(errors="replace") or f"status {status}"
+    kinds: dict[int, type[errors.ClusterError]] = {
+        400: errors.Rejected,
+        403: errors.Forbidden,
+        404: errors.NotFound,
+        409: errors.Conflict,
+        422: errors.Rejected,
+        429: errors.Unreachable,
+    }
+    default: type[errors.ClusterError] = errors.Unreachable if status >= 500 else errors.ClusterError
+    error = kinds.get(status, default)(f"{what}: {message}")
+    retry_after: Any = headers.get("Retry-After")
+    if isinstance(retry_after, str) and retry_after.isdigit():
+        error.retry_after_seconds = float(retry_after)
+    return error

@@ -1,0 +1,81 @@
+"""Where kopf ends and we begin: each event updates the cache and puts one key into the queue.
+
+kopf serves as watcher only: it lists, watches, reconnects, and logs in again. All its features that write
+(finalizers, annotations with its progress, events, peering) stay off, and its error handling is not used, since
+nothing here can fail: retries are the queue's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+
+from outbox_operator.cache import Cache
+from outbox_operator.cluster import Credentials
+from outbox_operator.keys import LABEL, OUTBOX_TENANT, WATCHED, Key, Kind, key_of
+from outbox_operator.workqueue import WorkQueue
+
+Login = Callable[[], Awaitable[Credentials]]
+"""What kopf calls at the start, and again when the API server refuses the credentials."""
+
+
+def registry(
+    *, cache: Cache, queue: WorkQueue[Key], login: Login, unhealthy: Callable[[], str | None]
+) -> kopf.OperatorRegistry:
+    """All handlers, for one operator. `unhealthy` tells why /healthz should fail, if it should."""
+    handlers = kopf.OperatorRegistry()
+    for kind in WATCHED:
+        _watch(kind, handlers, cache=cache, queue=queue)
+
+    @kopf.on.login(registry=handlers)
+    async def on_login(**_: Any) -> kopf.ConnectionInfo:
+        current = await login()
+        return kopf.ConnectionInfo(
+            server=current.host,
+            ca_path=current.ca_path,
+            insecure=current.insecure,
+            certificate_path=current.certificate_path,
+            private_key_path=current.private_key_path,
+            scheme="Bearer" if current.token else None,
+            token=current.token,
+        )
+
+    @kopf.on.probe(registry=handlers)
+    async def on_probe(**_: Any) -> str:
+        if why := unhealthy():
+            raise kopf.PermanentError(why)
+        return "ok"
+
+    return handlers
+
+
+def _watch(kind: Kind, handlers: kopf.OperatorRegistry, *, cache: Cache, queue: WorkQueue[Key]) -> None:
+    @kopf.on.event(kind.group, kind.version, kind.plural, registry=handlers)
+    async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+        obj: Any = event["object"]
+        news = cache.forget(kind, obj) if event["type"] == "DELETED" else cache.put(kind, obj)
+        if news and (key := key_of(kind, obj)):
+            queue.add(key)
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf's own settings: quiet, patient with slow lists, impatient with dead connections."""
+    chosen = kopf.OperatorSettings()
+    chosen.peering.standalone = True
+    chosen.posting.enabled = False
+    # The kinds exist when we start (the first resync has listed them), so no list of CRDs and namespaces is needed.
+    chosen.scanning.disabled = True
+    for kind in WATCHED:
+        if kind != OUTBOX_TENANT:
+            chosen.watching.label_selectors[kind.group, kind.version, kind.plural] = LABEL
+    chosen.watching.chunk_size = 500
+    chosen.watching.server_timeout = 600
+    chosen.watching.client_timeout = 660
+    chosen.watching.connect_timeout = 10
+    chosen.networking.request_timeout = 30
+    chosen.queueing.worker_limit = None
+    # Kubernetes kills the pod 30 s after SIGTERM; we are done long before.
+    chosen.process.ultimate_exiting_timeout = 25
+    return chosen

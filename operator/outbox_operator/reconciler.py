@@ -1,0 +1,112 @@
+"""One look at one OutboxTenant: make what is equal to what should be, and say in the status how it stands.
+
+A look reads everything from the cache and writes only what differs, so that in a steady state it makes no request at
+all. It can be interrupted anywhere and repeated at any time. Problems that a person has to solve (a quota, an image
+that is no image name, somebody else's object under the name of ours) are written into the status as well as raised;
+raising them makes the queue look again later, in growing intervals.
+
+Deletion needs nothing from us: the children have the OutboxTenant as their controller, and the garbage collector of
+Kubernetes removes them after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+import structlog
+
+from outbox_operator import conditions, errors, manifests
+from outbox_operator.cache import Cache
+from outbox_operator.cluster import Cluster
+from outbox_operator.drift import difference
+from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
+
+logger = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Its method `reconcile` is what the queue calls for each key, never twice at the same time for the same key."""
+
+    def __init__(self, *, cluster: Cluster, cache: Cache, projector_image: str, now: Callable[[], datetime]) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._projector_image = projector_image
+        self._now = now
+        self._accepted: dict[tuple[Key, Kind], str] = {}
+        """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Returns after how many seconds another look is needed even if nothing happens, or None."""
+        tenant = self._cache.get(OUTBOX_TENANT, key.namespace, key.name)
+        if tenant is None or "deletionTimestamp" in tenant["metadata"]:
+            self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
+            return None
+        failure: errors.ClusterError | None = None
+        try:
+            for kind, manifest in manifests.children(tenant, image=self._projector_image):
+                await self._apply_child(key, kind, manifest)
+        except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
+            failure = error
+        seconds = await self._apply_status(key, tenant, failure)
+        if failure is not None:
+            raise failure
+        return seconds
+
+    async def _apply_child(self, key: Key, kind: Kind, manifest: Manifest) -> None:
+        """Applies a child if it differs.
+
+        Something may change what we apply: an admission webhook that rewrites images, a quantity that is written in
+        another way. Then the child differs right after it was applied and always will; applying it for ever helps
+        nobody. So that very state is accepted until either side of it changes.
+        """
+        live = self._cache.get(kind, key.namespace, manifest["metadata"]["name"])
+        why = difference(manifest, live)
+        if why is None or (live is not None and self._accepted.get((key, kind)) == _digest(manifest, live)):
+            return
+        logger.info("applying", key=str(key), kind=kind.kind, because=why)
+        applied = await self._apply(key, kind, manifest, ours=live is not None)
+        self._cache.put(kind, applied)
+        self._accepted.pop((key, kind), None)
+        if still := difference(manifest, applied):
+            logger.warning("accepting a difference that stays", key=str(key), kind=kind.kind, difference=still)
+            self._accepted[key, kind] = _digest(manifest, applied)
+
+    async def _apply(self, key: Key, kind: Kind, manifest: Manifest, *, ours: bool) -> Manifest:
+        """Takes back fields of our own objects by force, but never takes over somebody else's object."""
+        try:
+            return await self._cluster.apply(kind, manifest, force=ours)
+        except errors.Conflict as conflict:
+            # Not known to be ours, and another manager has fields of it: only a read can tell whose it is.
+            live = await self._cluster.get(kind, key.namespace, manifest["metadata"]["name"])
+            controller = controller_of(live)
+            if controller is None or controller["uid"] != manifest["metadata"]["ownerReferences"][0]["uid"]:
+                raise errors.Conflict(
+                    f"{kind.kind} {manifest['metadata']['name']} exists and belongs to somebody else; "
+                    f"delete or rename it, or give the OutboxTenant another name"
+                ) from conflict
+            return await self._cluster.apply(kind, manifest, force=True)
+
+    async def _apply_status(self, key: Key, tenant: Manifest, failure: errors.ClusterError | None) -> float | None:
+        now = self._now()
+        deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+        outcome = conditions.evaluate(conditions.Observation(tenant, deployment, now, failure))
+        if not conditions.is_current(tenant, outcome.status):
+            ready = outcome.status["conditions"][0]
+            logger.info("status", key=str(key), ready=ready["status"], reason=ready["reason"], because=ready["message"])
+            try:
+                applied = await self._cluster.apply_status(conditions.status_manifest(tenant, outcome.status))
+            except errors.NotFound:
+                return None  # Deleted meanwhile; its event is on the way.
+            self._cache.put(OUTBOX_TENANT, applied)
+        return (outcome.look_again - now).total_seconds() if outcome.look_again else None
+
+
+def _digest(manifest: Manifest, live: Manifest) -> str:
+    """Changes with what we want and with every change of the live object, but not with its status and its version."""
+    changing = ("resourceVersion", "generation", "managedFields")
+    metadata = {name: value for name, value in live["metadata"].items() if name not in changing}
+    compared = [manifest, live | {"metadata": metadata, "status": None}]
+    return hashlib.sha256(msgspec.json.encode(compared, order="sorted")).hexdigest()

@@ -1,0 +1,93 @@
+"""The complete look: lists everything into the cache, then asks for a look at every tenant.
+
+At the start it fills the cache, so that the first look at a tenant sees its children and has nothing to write. After
+that it repeats itself at long intervals, because a watch can miss something: after a gap (status 410) it begins anew
+with what exists, and says nothing of what has vanished meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from outbox_operator.cache import Cache
+from outbox_operator.cluster import Cluster
+from outbox_operator.errors import ClusterError, NotFound
+from outbox_operator.keys import OUTBOX_TENANT, WATCHED, Key, Kind
+from outbox_operator.workqueue import Clock, WorkQueue
+
+logger = structlog.get_logger(__name__)
+
+OVERDUE_INTERVALS: Final = 3
+"""Intervals without a complete list after which the process counts as unhealthy."""
+
+
+class Resync:
+    """One pass at the start, then one per interval; `namespaces` empty means all of them."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        cache: Cache,
+        queue: WorkQueue[Key],
+        namespaces: Sequence[str],
+        interval_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._queue = queue
+        self._namespaces = namespaces
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._last: float | None = None
+        self.done_once = asyncio.Event()
+        """Set when the cache is complete for the first time."""
+
+    async def run(self) -> None:
+        """For ever. Raises when the first pass fails; later the watches go on without, so the next one will do."""
+        await self.once()
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            try:
+                await self.once()
+            except ClusterError as error:
+                logger.warning("resync failed", error=str(error), retry_in_seconds=self._interval_seconds)
+
+    async def once(self) -> None:
+        """One pass."""
+        for kind in WATCHED:
+            await self._list(kind)
+        tenants = self._cache.tenants()
+        for key in tenants:
+            self._queue.add(key)
+        self._last = self._clock.time()
+        self.done_once.set()
+        logger.info("resync", tenants=len(tenants))
+
+    def overdue(self) -> str | None:
+        """Why the process is not healthy, as far as this part can tell."""
+        if self._last is None:
+            return "the first complete list of all objects is not done yet"
+        seconds = self._clock.time() - self._last
+        if seconds < OVERDUE_INTERVALS * self._interval_seconds:
+            return None
+        return f"the last complete list of all objects is {seconds:.0f} seconds old"
+
+    async def _list(self, kind: Kind) -> None:
+        with self._cache.listing(kind) as listing:
+            for namespace in self._namespaces or (None,):
+                try:
+                    async for obj in self._cluster.list(kind, namespace):
+                        listing.add(obj)
+                except NotFound as error:
+                    if kind != OUTBOX_TENANT:
+                        raise
+                    raise NotFound(
+                        f"This cluster does not know the kind OutboxTenant ({error}). "
+                        "Install it with the chart outbox-operator, or: kubectl apply -f crds/outboxtenants.yaml"
+                    ) from error

@@ -1,0 +1,49 @@
+"""Settings of the operator: variables of the environment named OUTBOX_OPERATOR_…, checked once at the start."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DISTRIBUTION = "bento-outbox"
+
+
+class Settings(BaseSettings):
+    """What can be set, each with a default that suits a cluster of a few thousand tenants."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OUTBOX_OPERATOR_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    projector_image: str = Field(
+        default_factory=lambda: f"localhost/{DISTRIBUTION}/projector:{version(DISTRIBUTION)}", min_length=1
+    )
+    """Image of the projector for tenants that name none. Another value rolls all of them."""
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Namespaces to serve, separated by commas. Empty: the whole cluster, which needs a ClusterRole."""
+
+    workers: int = Field(default=16, ge=1, le=256)
+    """Tenants that are looked at at the same time, and so also the connections to the API server. A look that has
+    something to write waits for the API server most of its time; more than 32 only make that one slower."""
+
+    resync_seconds: float = Field(default=600.0, ge=10.0)
+    """Time between two complete passes. They only matter for what a watch has missed, and cost two seconds of CPU per
+    5,000 tenants."""
+
+    http_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of /healthz."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important messages that are logged."""
+
+    log_format: Literal["json", "console"] = "json"
+    """One JSON object per line, or lines for people."""
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value

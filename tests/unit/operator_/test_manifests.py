@@ -1,0 +1,164 @@
+"""What is built for an OutboxTenant, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from outbox_operator.keys import HASH_ANNOTATION, controller_of
+from outbox_operator.manifests import children, selector
+
+Manifest = dict[str, Any]
+Build = Callable[..., Manifest]
+
+IMAGE = "registry/projector:1"
+
+
+def built(tenant: Manifest, image: str = IMAGE) -> dict[str, Manifest]:
+    return {kind.kind: manifest for kind, manifest in children(tenant, image=image)}
+
+
+def pod(tenant: Manifest) -> Manifest:
+    return built(tenant)["Deployment"]["spec"]["template"]["spec"]
+
+
+def environment(tenant: Manifest) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in pod(tenant)["containers"][0]["env"]}
+
+
+def test_rights_come_before_the_pods_that_need_them(tenant: Build) -> None:
+    assert [kind.kind for kind, _ in children(tenant(), image=IMAGE)] == [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "Deployment",
+    ]
+
+
+def test_every_child_is_named_labelled_and_owned_alike(tenant: Build) -> None:
+    for manifest in built(tenant()).values():
+        metadata = manifest["metadata"]
+        assert (metadata["namespace"], metadata["name"]) == ("shop", "acme-projector")
+        assert metadata["labels"]["outbox.bento.dev/outboxtenant"] == "acme"
+        assert controller_of(manifest) == {
+            "apiVersion": "outbox.bento.dev/v1alpha1",
+            "kind": "OutboxTenant",
+            "name": "acme",
+            "uid": "4f0c",
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+
+
+def test_the_role_allows_to_patch_the_own_status_and_nothing_else(tenant: Build) -> None:
+    assert built(tenant())["Role"]["rules"] == [
+        {
+            "apiGroups": ["outbox.bento.dev"],
+            "resources": ["outboxtenants/status"],
+            "resourceNames": ["acme"],
+            "verbs": ["patch"],
+        }
+    ]
+
+
+def test_the_binding_connects_the_role_and_the_account_of_the_pod(tenant: Build) -> None:
+    objects = built(tenant())
+    binding = objects["RoleBinding"]
+    assert binding["roleRef"]["name"] == objects["Role"]["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "acme-projector", "namespace": "shop"}]
+    assert pod(tenant())["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+    assert objects["ServiceAccount"]["automountServiceAccountToken"] is False
+
+
+def test_the_environment_is_the_whole_configuration(tenant: Build) -> None:
+    assert environment(tenant(delivery={"backoff": {"maxSeconds": 7}}, polling={"maxMilliseconds": 300})) == {
+        "OUTBOX_TENANT_ID": "acme-eu",
+        "OUTBOX_DATABASE_URL_FILE": "/var/run/outbox/database/url",
+        "OUTBOX_DATABASE_URL_SECRET": "acme-db/url",
+        "OUTBOX_DATABASE_SCHEMA": "public",
+        "OUTBOX_DATABASE_TABLE": "outbox",
+        "OUTBOX_PULSAR_SERVICE_URL": "pulsar://broker:6650",
+        "OUTBOX_PULSAR_TOPIC": "persistent://public/default/outbox-{tenant}",
+        "OUTBOX_BATCH_SIZE": "200",
+        "OUTBOX_MAX_RETRIES": "5",
+        "OUTBOX_BACKOFF_INITIAL_MILLISECONDS": "500",
+        "OUTBOX_BACKOFF_MAX_SECONDS": "7",
+        "OUTBOX_POLL_MIN_MILLISECONDS": "20",
+        "OUTBOX_POLL_MAX_MILLISECONDS": "300",
+        "OUTBOX_STATUS_INTERVAL_SECONDS": "60",
+        "OUTBOX_RESOURCE_NAME": "acme",
+        "OUTBOX_RESOURCE_NAMESPACE": "shop",
+        "OUTBOX_HTTP_PORT": "8080",
+        "OUTBOX_SHUTDOWN_GRACE_SECONDS": "20",
+    }
+
+
+def test_the_secret_is_mounted_and_may_be_missing(tenant: Build) -> None:
+    spec = tenant(database={"urlSecretRef": {"name": "db", "key": "DATABASE_URL"}})
+    assert pod(spec)["volumes"] == [
+        {
+            "name": "database",
+            "secret": {
+                "secretName": "db",
+                "optional": True,
+                "items": [{"key": "DATABASE_URL", "path": "DATABASE_URL"}],
+            },
+        }
+    ]
+    assert environment(spec)["OUTBOX_DATABASE_URL_FILE"] == "/var/run/outbox/database/DATABASE_URL"
+
+
+def test_what_looks_like_a_variable_is_not_expanded_by_the_kubelet(tenant: Build) -> None:
+    spec = tenant(pulsar={"topic": "persistent://a/b/$(OUTBOX_TENANT_ID)"})
+    assert environment(spec)["OUTBOX_PULSAR_TOPIC"] == "persistent://a/b/$$(OUTBOX_TENANT_ID)"
+
+
+def test_the_pod_fits_the_restricted_profile(tenant: Build) -> None:
+    spec = pod(tenant())
+    container = spec["containers"][0]
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} == {"secret"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+
+
+def test_the_pod_has_more_time_to_end_than_the_projector_takes(tenant: Build) -> None:
+    assert pod(tenant())["terminationGracePeriodSeconds"] > int(environment(tenant())["OUTBOX_SHUTDOWN_GRACE_SECONDS"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "replicas"),
+    [({}, 1), ({"replicas": 4}, 4), ({"replicas": 0}, 0), ({"replicas": 4, "state": "Paused"}, 0)],
+)
+def test_replicas(tenant: Build, spec: Manifest, replicas: int) -> None:
+    assert built(tenant(**spec))["Deployment"]["spec"]["replicas"] == replicas
+
+
+def test_the_image_of_the_tenant_wins(tenant: Build) -> None:
+    assert pod(tenant())["containers"][0]["image"] == IMAGE
+    assert pod(tenant(image="mine:2"))["containers"][0]["image"] == "mine:2"
+
+
+def test_resources_that_are_given_replace_the_default(tenant: Build) -> None:
+    assert pod(tenant())["containers"][0]["resources"]["limits"] == {"memory": "512Mi"}
+    own = tenant(resources={"requests": {"cpu": "1"}})
+    own["spec"]["resources"] = {"requests": {"cpu": "1"}}
+    assert pod(own)["containers"][0]["resources"] == {"requests": {"cpu": "1"}}
+
+
+def test_the_selector_of_the_scale_subresource_finds_the_pods(tenant: Build) -> None:
+    template = built(tenant())["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    name, _, value = selector(tenant()).partition("=")
+    assert template[name] == value
+
+
+def test_the_hash_follows_the_content(tenant: Build) -> None:
+    def digest(spec: Manifest, image: str = IMAGE) -> str:
+        return built(spec, image)["Deployment"]["metadata"]["annotations"][HASH_ANNOTATION]
+
+    assert digest(tenant()) == digest(tenant())
+    assert len({digest(tenant()), digest(tenant(replicas=2)), digest(tenant(), image="other")}) == 3

@@ -1,0 +1,272 @@
+"""One look at a time, against a cluster in memory with the real semantics of server-side apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from outbox_operator.cache import Cache
+from outbox_operator.errors import Conflict, Forbidden, NotFound, Rejected, Unreachable
+from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, ROLE, SERVICE_ACCOUNT, WATCHED, Key, Kind
+from outbox_operator.reconciler import Reconciler
+from outbox_operator.testing import InMemoryCluster
+
+Manifest = dict[str, Any]
+Build = Callable[..., Manifest]
+
+KEY = Key("shop", "acme")
+CHILD = "acme-projector"
+EVERYTHING = [*(f"{kind.kind} {CHILD}" for kind in CHILDREN), "OutboxTenant acme"]
+
+
+class World:
+    """A cluster, the operator's view of it, and a clock."""
+
+    def __init__(self) -> None:
+        self.cluster = InMemoryCluster()
+        self.cache = Cache()
+        self.now = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+        self.cluster.listeners.append(self.watch)
+        self.reconciler = self.restarted()
+
+    def restarted(self) -> Reconciler:
+        self.reconciler = Reconciler(
+            cluster=self.cluster, cache=self.cache, projector_image="image:1", now=lambda: self.now
+        )
+        return self.reconciler
+
+    def watch(self, event: str, kind: Kind, obj: Manifest) -> None:
+        if event == "DELETED":
+            self.cache.forget(kind, obj)
+        else:
+            self.cache.put(kind, obj)
+
+    async def look(self) -> list[str]:
+        """One look; returns what it wrote."""
+        before = len(self.cluster.writes)
+        await self.reconciler.reconcile(KEY)
+        return list(self.cluster.writes[before:])
+
+    def read(self, kind: Kind, name: str = CHILD) -> Manifest:
+        return self.cluster.read(kind, "shop", name)
+
+    def edit(self, kind: Kind, manager: str = "kubectl", **changes: Any) -> None:
+        target = {"namespace": "shop", "name": "acme" if kind == OUTBOX_TENANT else CHILD}
+        self.cluster.create(kind, {"metadata": target | changes.pop("metadata", {}), **changes}, manager=manager)
+
+    def report(self, kind: Kind, status: Manifest, manager: str) -> None:
+        name = "acme" if kind == OUTBOX_TENANT else CHILD
+        self.cluster.report(
+            {"metadata": {"namespace": "shop", "name": name}, "status": status}, manager=manager, kind=kind
+        )
+
+    def ready(self) -> str:
+        return next(
+            c["reason"] for c in self.read(OUTBOX_TENANT, "acme")["status"]["conditions"] if c["type"] == "Ready"
+        )
+
+
+@pytest.fixture
+def world(tenant: Build) -> World:
+    world = World()
+    manifest = tenant()
+    for server_side in ("uid", "resourceVersion", "generation"):
+        del manifest["metadata"][server_side]
+    world.cluster.create(OUTBOX_TENANT, manifest)
+    return world
+
+
+async def test_the_first_look_creates_everything_in_order(world: World) -> None:
+    assert await world.look() == EVERYTHING
+    assert world.read(DEPLOYMENT)["spec"]["replicas"] == 1
+    assert world.ready() == "Starting"
+
+
+async def test_the_second_look_writes_nothing(world: World) -> None:
+    await world.look()
+    assert await world.look() == []
+
+
+async def test_a_look_reads_nothing_from_the_api_server(world: World) -> None:
+    await world.look()
+    assert [verb for verb, _ in world.cluster.requests if verb == "get"] == []
+
+
+async def test_a_restart_writes_nothing(world: World) -> None:
+    await world.look()
+    world.restarted()
+    assert await world.look() == []
+
+
+async def test_a_changed_spec_reaches_only_what_depends_on_it(world: World) -> None:
+    await world.look()
+    world.edit(OUTBOX_TENANT, spec={"replicas": 3})
+    assert await world.look() == [f"Deployment {CHILD}", "OutboxTenant acme"]
+    assert world.read(DEPLOYMENT)["spec"]["replicas"] == 3
+
+
+async def test_a_field_that_is_no_longer_wanted_goes_away(world: World) -> None:
+    await world.look()
+    tenant = world.read(OUTBOX_TENANT, "acme")
+    tenant["spec"]["resources"] = {"requests": {"cpu": "1"}}
+    world.cluster.create(OUTBOX_TENANT, tenant, replace=True)
+    assert await world.look() == [f"Deployment {CHILD}", "OutboxTenant acme"]
+    container = world.read(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"] == {"requests": {"cpu": "1"}}
+
+
+@pytest.mark.parametrize("kind", CHILDREN, ids=lambda kind: kind.kind)
+async def test_a_deleted_child_comes_back(world: World, kind: Kind) -> None:
+    await world.look()
+    world.cluster.delete(kind, "shop", CHILD)
+    assert await world.look() == [f"{kind.kind} {CHILD}"]
+    assert await world.look() == []
+
+
+async def test_an_edited_child_is_repaired(world: World) -> None:
+    await world.look()
+    world.edit(DEPLOYMENT, spec={"replicas": 7})
+    world.edit(ROLE, rules=[{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])
+    assert await world.look() == [f"Role {CHILD}", f"Deployment {CHILD}"]
+    assert world.read(DEPLOYMENT)["spec"]["replicas"] == 1
+    assert world.read(ROLE)["rules"][0]["resources"] == ["outboxtenants/status"]
+    assert await world.look() == []
+
+
+async def test_what_others_add_stays(world: World) -> None:
+    await world.look()
+    restarted = {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}
+    world.edit(DEPLOYMENT, spec={"template": restarted})
+    assert await world.look() == []
+    world.edit(OUTBOX_TENANT, spec={"replicas": 2})
+    await world.look()
+    template = world.read(DEPLOYMENT)["spec"]["template"]
+    assert template["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] == "now"
+
+
+async def test_status_follows_the_pods_and_the_projector(world: World) -> None:
+    await world.look()
+    world.report(
+        DEPLOYMENT,
+        {
+            "observedGeneration": 1,
+            "replicas": 1,
+            "updatedReplicas": 1,
+            "readyReplicas": 1,
+            "availableReplicas": 1,
+            "conditions": [
+                {"type": "Available", "status": "True", "reason": "", "lastTransitionTime": "2026-03-01T12:00:00Z"},
+                {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"},
+            ],
+        },
+        "kube-controller-manager",
+    )
+    assert await world.look() == ["OutboxTenant acme"]
+    assert world.ready() == "Starting"
+    connected = {"status": "True", "reason": "Connected", "message": "", "lastTransitionTime": "2026-03-01T12:00:00Z"}
+    world.report(
+        OUTBOX_TENANT,
+        {
+            "projector": {"pending": 5, "reportedTime": "2026-03-01T12:00:00Z"},
+            "conditions": [{"type": "DatabaseReachable", **connected}, {"type": "BrokerReachable", **connected}],
+        },
+        "outbox-projector",
+    )
+    assert await world.look() == ["OutboxTenant acme"]
+    assert world.ready() == "Delivering"
+    status = world.read(OUTBOX_TENANT, "acme")["status"]
+    assert status["projector"]["pending"] == 5
+    assert len(status["conditions"]) == 5
+
+
+async def test_silence_is_noticed_when_the_look_it_asked_for_comes(world: World) -> None:
+    await test_status_follows_the_pods_and_the_projector(world)
+    seconds = await world.reconciler.reconcile(KEY)
+    assert seconds == 180
+    world.now += timedelta(seconds=seconds)
+    assert await world.look() == ["OutboxTenant acme"]
+    assert world.ready() == "NotReporting"
+
+
+async def test_a_deleted_tenant_is_left_to_the_garbage_collector(world: World) -> None:
+    await world.look()
+    world.cluster.delete(OUTBOX_TENANT, "shop", "acme")
+    assert await world.look() == []
+
+
+async def test_a_tenant_that_is_being_deleted_gets_no_children(world: World) -> None:
+    world.edit(OUTBOX_TENANT, metadata={"deletionTimestamp": "2026-03-01T12:00:00Z"})
+    assert await world.look() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Rejected("spec.image: Required value"), Forbidden("exceeded quota: deployments")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_refusal_is_shown_and_tried_again(world: World, error: Exception) -> None:
+    world.cluster.refusals[DEPLOYMENT] = error  # type: ignore[assignment]
+    with pytest.raises(type(error)):
+        await world.look()
+    ready = world.read(OUTBOX_TENANT, "acme")["status"]["conditions"][0]
+    assert ready["reason"] == "ApplyFailed"
+    assert str(error) in ready["message"]
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look()
+    assert world.ready() == "Starting"
+
+
+async def test_an_unreachable_api_server_says_nothing_about_the_tenant(world: World) -> None:
+    world.cluster.refusals[DEPLOYMENT] = Unreachable("timeout")
+    with pytest.raises(Unreachable):
+        await world.look()
+    assert "status" not in world.read(OUTBOX_TENANT, "acme")
+
+
+async def test_somebody_elses_object_is_not_taken_over(world: World) -> None:
+    foreign = {"namespace": "shop", "name": CHILD}
+    world.cluster.create(SERVICE_ACCOUNT, {"metadata": foreign, "automountServiceAccountToken": True})
+    world.cache.forget(SERVICE_ACCOUNT, world.read(SERVICE_ACCOUNT))  # Without our label, no watch shows it.
+    with pytest.raises(Conflict, match="belongs to somebody else"):
+        await world.look()
+    assert world.read(SERVICE_ACCOUNT)["automountServiceAccountToken"] is True
+    assert world.ready() == "ApplyFailed"
+
+
+async def test_a_child_whose_label_was_changed_is_still_ours(world: World) -> None:
+    await world.look()
+    world.edit(DEPLOYMENT, metadata={"labels": {"outbox.bento.dev/outboxtenant": "other"}})
+    world.cache.forget(DEPLOYMENT, world.read(DEPLOYMENT))
+    assert await world.look() == [f"Deployment {CHILD}"] * 2  # Refused without force, then with force.
+    assert world.read(DEPLOYMENT)["metadata"]["labels"]["outbox.bento.dev/outboxtenant"] == "acme"
+
+
+async def test_what_a_webhook_insists_on_is_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = world.cluster.apply
+
+    async def mirrored(kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
+        applied = await apply(kind, manifest, force=force)
+        if kind == DEPLOYMENT:
+            container = {"name": "projector", "image": "mirror/image:1"}
+            world.edit(DEPLOYMENT, "webhook", spec={"template": {"spec": {"containers": [container]}}})
+            return world.read(DEPLOYMENT)
+        return applied
+
+    monkeypatch.setattr(world.cluster, "apply", mirrored)
+    await world.look()
+    assert await world.look() == []
+    world.edit(DEPLOYMENT, spec={"replicas": 9})
+    assert await world.look() == [f"Deployment {CHILD}"]
+    assert world.read(DEPLOYMENT)["spec"]["replicas"] == 1
+
+
+async def test_a_tenant_that_vanishes_during_a_look_is_no_failure(world: World) -> None:
+    world.cluster.refusals[OUTBOX_TENANT] = NotFound("gone")
+    assert await world.reconciler.reconcile(KEY) is None
+
+
+def test_the_order_of_watched_kinds_begins_with_the_tenant() -> None:
+    assert WATCHED[0] == OUTBOX_TENANT

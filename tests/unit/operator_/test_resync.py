@@ -1,0 +1,88 @@
+"""The complete list: it fills the cache, finds what watches missed, and tells when it is overdue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from outbox_operator.cache import Cache
+from outbox_operator.errors import NotFound
+from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, Key, Kind
+from outbox_operator.resync import Resync
+from outbox_operator.testing import InMemoryCluster, ManualClock
+from outbox_operator.workqueue import WorkQueue
+
+Manifest = dict[str, Any]
+
+
+class Fixture:
+    def __init__(self, *namespaces: str) -> None:
+        self.cluster, self.cache, self.clock = InMemoryCluster(), Cache(), ManualClock()
+        self.looked: list[Key] = []
+        self.queue = WorkQueue[Key](self.look, workers=1, clock=self.clock, random=lambda: 0.5)
+        self.resync = Resync(
+            cluster=self.cluster,
+            cache=self.cache,
+            queue=self.queue,
+            namespaces=namespaces,
+            interval_seconds=600,
+            clock=self.clock,
+        )
+
+    async def look(self, key: Key) -> None:
+        self.looked.append(key)
+        self.queue.stop()
+
+    def create(self, kind: Kind, namespace: str, name: str) -> None:
+        self.cluster.create(kind, {"metadata": {"namespace": namespace, "name": name, "labels": {LABEL: name}}})
+
+
+async def test_it_fills_the_cache_and_asks_for_a_look_at_every_tenant() -> None:
+    fixture = Fixture()
+    fixture.create(OUTBOX_TENANT, "shop", "acme")
+    fixture.create(DEPLOYMENT, "shop", "acme-projector")
+    await fixture.resync.once()
+    assert fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is not None
+    await fixture.queue.run()
+    assert fixture.looked == [Key("shop", "acme")]
+
+
+async def test_it_finds_what_vanished_unseen() -> None:
+    fixture = Fixture()
+    fixture.create(DEPLOYMENT, "shop", "acme-projector")
+    await fixture.resync.once()
+    fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
+    await fixture.resync.once()
+    assert fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+
+async def test_it_stays_inside_the_namespaces_it_was_given() -> None:
+    fixture = Fixture("shop", "bank")
+    for namespace in ("shop", "bank", "other"):
+        fixture.create(OUTBOX_TENANT, namespace, "acme")
+    await fixture.resync.once()
+    assert set(fixture.cache.tenants()) == {Key("shop", "acme"), Key("bank", "acme")}
+
+
+async def test_a_missing_kind_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = Fixture()
+
+    async def not_found(kind: Kind, namespace: str | None) -> Any:
+        raise NotFound("the server could not find the requested resource")
+        yield
+
+    monkeypatch.setattr(fixture.cluster, "list", not_found)
+    with pytest.raises(NotFound, match=r"kubectl apply -f crds/outboxtenants\.yaml"):
+        await fixture.resync.once()
+    assert not fixture.resync.done_once.is_set()
+
+
+async def test_it_is_overdue_before_the_first_and_long_after_the_last_list() -> None:
+    fixture = Fixture()
+    assert "not done yet" in (fixture.resync.overdue() or "")
+    await fixture.resync.once()
+    fixture.clock.advance(1799)
+    assert fixture.resync.overdue() is None
+    fixture.clock.advance(1)
+    assert "1800 seconds old" in (fixture.resync.overdue() or "")
