@@ -86,7 +86,7 @@ def seal(event: DomainEvent, *, tenant_id: str) -> Envelope:
     event_id = getattr(event, "event_id", None)
     try:
         payload = msgspec.json.encode(event)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EventNotEncodable(f"event {known.name!r} cannot be written as JSON: {error}") from error
     return Envelope(
         id=event_id if isinstance(event_id, UUID) else uuid4(),

@@ -15,6 +15,7 @@ import string
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pulsar
@@ -53,14 +54,27 @@ def check_topic_template(template: str) -> str:
     Raises MisuseError.
     """
     try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        used = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise MisuseError(f"topic {template!r} is not a template: {error}") from error
-    if unknown := used - PLACEHOLDERS:
-        raise MisuseError(
-            f"topic {template!r} has the unknown placeholder {{{min(unknown)}}}: use {{tenant}} or {{type}}"
-        )
+    for name, form, conversion in used:
+        if name not in PLACEHOLDERS:
+            raise MisuseError(f"topic {template!r} has the unknown placeholder {{{name}}}: use {{tenant}} or {{type}}")
+        if form or conversion:
+            raise MisuseError(f"topic {template!r} says how to format {name}: write {{{name}}} alone")
     return template
+
+
+def check_service_url(url: str) -> str:
+    """The URL, when it is one of a broker, or of several separated by commas. Raises MisuseError."""
+    scheme, _, hosts = url.partition("://")
+    try:
+        valid = all(urlsplit(f"//{host}").hostname and urlsplit(f"//{host}").port != 0 for host in hosts.split(","))
+    except ValueError:
+        valid = False
+    if not valid or scheme not in ("pulsar", "pulsar+ssl") or any(character.isspace() for character in hosts):
+        raise MisuseError(f"{url!r} is no Pulsar URL: its form is pulsar://host:6650 or pulsar+ssl://host:6651")
+    return url
 
 
 class PulsarMessageBus:
@@ -82,7 +96,7 @@ class PulsarMessageBus:
         service_url: `pulsar://host:6650`. topic: template, see `check_topic_template`.
         timeout_seconds: for a connection, a lookup, and from send to the broker's answer.
         """
-        self._service_url = service_url
+        self._service_url = check_service_url(service_url)
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
         self._client: Any = None  # the client has no types

@@ -37,8 +37,9 @@ _identifiers = PGDialect().identifier_preparer  # type: ignore[no-untyped-call] 
 
 
 def quoted(table: Table) -> str:
-    """The table's name for SQL text: with its schema, quoted where it must be."""
-    return _identifiers.format_table(table)
+    """The table's name for the text of a statement: with its schema, quoted where it must be, no part a parameter."""
+    name: str = _identifiers.format_table(table)
+    return name.replace(":", r"\:")
 
 
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:

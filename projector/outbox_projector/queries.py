@@ -21,4 +21,4 @@ def _statements() -> dict[str, str]:
 def query(name: str, table: Table) -> TextClause:
     """The statement `name`; the alias `outbox` stays, whatever the table is called."""
     aliased = f"{quoted(table)} AS outbox"
-    return text(re.sub(r"\b(FROM|UPDATE) outbox\b", rf"\1 {aliased}", _statements()[name]))
+    return text(re.sub(r"\b(FROM|UPDATE) outbox\b", lambda found: f"{found[1]} {aliased}", _statements()[name]))

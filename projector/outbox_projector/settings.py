@@ -5,6 +5,7 @@ Validated once at the start; a wrong one ends the process with a sentence that n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,14 +13,17 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento_outbox import MisuseError
-from bento_outbox.pulsar_bus import DEFAULT_TOPIC, check_topic_template
+from bento_outbox.pulsar_bus import DEFAULT_TOPIC, check_service_url, check_topic_template
 
 
-def _topic(value: str) -> str:
-    try:
-        return check_topic_template(value)
-    except MisuseError as error:
-        raise ValueError(str(error)) from error
+def _checked_by(check: Callable[[str], str]) -> AfterValidator:
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except MisuseError as error:
+            raise ValueError(str(error)) from error
+
+    return AfterValidator(validate)
 
 
 class Settings(BaseSettings):
@@ -39,8 +43,8 @@ class Settings(BaseSettings):
     database_schema: str = Field("public", min_length=1)
     database_table: str = Field("outbox", min_length=1)
 
-    pulsar_service_url: str = Field(pattern=r"^pulsar(\+ssl)?://")
-    pulsar_topic: Annotated[str, AfterValidator(_topic)] = DEFAULT_TOPIC
+    pulsar_service_url: Annotated[str, _checked_by(check_service_url)]
+    pulsar_topic: Annotated[str, _checked_by(check_topic_template)] = DEFAULT_TOPIC
     """Template with {tenant} and {type}."""
     pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
     """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""

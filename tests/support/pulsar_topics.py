@@ -1,0 +1,86 @@
+"""A topic of the real broker, read from its beginning to its end; and the namespaces it lies in."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import aiohttp
+import pulsar
+
+RECEIVE_TIMEOUT_MILLISECONDS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One message as a consumer gets it."""
+
+    payload: bytes
+    key: str
+    properties: dict[str, str]
+
+    @property
+    def event_id(self) -> str:
+        return self.properties["event_id"]
+
+
+class Topics:
+    """Reads topics. One client for the session: a connection for each test would be most of its time."""
+
+    def __init__(self, service_url: str) -> None:
+        self._client = pulsar.Client(service_url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+
+    async def exactly(self, count: int, topic: str) -> list[Received]:
+        """The first `count` messages of the topic, after which there must be no more."""
+        return await asyncio.to_thread(self._read, count, topic)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._client.close)
+
+    def _read(self, count: int, topic: str) -> list[Received]:
+        reader = self._client.create_reader(topic, pulsar.MessageId.earliest)
+        try:
+            messages = [_received(reader.read_next(RECEIVE_TIMEOUT_MILLISECONDS)) for _ in range(count)]
+            # The broker is asked for the last message of the topic, so this needs no waiting for what might come.
+            surplus = []
+            while reader.has_message_available():
+                surplus.append(_received(reader.read_next(RECEIVE_TIMEOUT_MILLISECONDS)))
+            assert not surplus, f"{len(surplus)} messages more than the {count} expected, the first: {surplus[0]}"
+            return messages
+        finally:
+            reader.close()
+
+
+def _received(message: pulsar.Message) -> Received:
+    return Received(payload=message.data(), key=message.partition_key(), properties=dict(message.properties()))
+
+
+class Namespaces:
+    """Pulsar's admin API, as far as tests need it."""
+
+    def __init__(self, admin_url: str, http: aiohttp.ClientSession) -> None:
+        self._admin_url = admin_url
+        self._http = http
+
+    async def create(self, namespace: str) -> None:
+        await self._call("PUT", f"namespaces/{namespace}")
+
+    async def delete(self, namespace: str) -> None:
+        """With all that is in it."""
+        await self._call("DELETE", f"namespaces/{namespace}?force=true")
+
+    async def set(self, namespace: str, policy: str, value: object) -> None:
+        """Sets a policy, such as `maxTopicsPerNamespace`."""
+        await self._call("POST", f"namespaces/{namespace}/{policy}", value)
+
+    async def terminate(self, topic: str) -> None:
+        """Nothing can be published to the topic any more."""
+        await self._call("POST", f"{topic.replace('://', '/')}/terminate")
+
+    async def delete_topic(self, topic: str) -> None:
+        """With its producers disconnected."""
+        await self._call("DELETE", f"{topic.replace('://', '/')}?force=true")
+
+    async def _call(self, method: str, path: str, body: object = None) -> None:
+        async with self._http.request(method, f"{self._admin_url}/admin/v2/{path}", json=body) as response:
+            assert response.status < 300, f"{method} {path}: {response.status} {await response.text()}"

@@ -1,0 +1,206 @@
+"""Which classes are events, and what becomes of an event when it is sealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bento_outbox import EventNotEncodable, MisuseError, OutboxError, event_type
+from bento_outbox.event_types import seal
+
+
+@event_type("tests.Happened", version=3, schema_id="schemas/happened")
+@dataclass
+class Happened:
+    aggregate_id: str = "order-1"
+    what: Any = None
+
+
+@event_type("tests.HappenedAttrs")
+@attrs.frozen
+class HappenedAttrs:
+    aggregate_id: str
+    what: str
+
+
+@event_type("tests.HappenedStruct")
+class HappenedStruct(msgspec.Struct, frozen=True):
+    aggregate_id: str
+    what: str
+
+
+@event_type("tests.HappenedOnce")
+@dataclass
+class HappenedOnce:
+    aggregate_id: str
+    event_id: UUID = field(default_factory=uuid4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: Happened("order-1", "paid"), id="dataclass"),
+        pytest.param(lambda: HappenedAttrs("order-1", "paid"), id="attrs"),
+        pytest.param(lambda: HappenedStruct("order-1", "paid"), id="msgspec-struct"),
+    ],
+)
+def test_the_payload_holds_the_events_fields(make: Any) -> None:
+    sealed = seal(make(), tenant_id="acme")
+
+    assert json.loads(sealed.payload) == {"aggregate_id": "order-1", "what": "paid"}
+    assert (sealed.aggregate_id, sealed.tenant_id) == ("order-1", "acme")
+
+
+def test_type_schema_and_version_are_those_of_the_registration() -> None:
+    sealed = seal(Happened(), tenant_id="acme")
+
+    assert (sealed.type, sealed.schema_id, sealed.schema_ver) == ("tests.Happened", "schemas/happened", 3)
+
+
+def test_the_schema_id_defaults_to_the_name_and_the_version_to_1() -> None:
+    sealed = seal(HappenedStruct("order-1", "paid"), tenant_id="acme")
+
+    assert (sealed.schema_id, sealed.schema_ver) == ("tests.HappenedStruct", 1)
+
+
+def test_an_events_own_id_is_kept() -> None:
+    happened = HappenedOnce("order-1")
+
+    assert seal(happened, tenant_id="acme").id == happened.event_id
+
+
+def test_an_event_without_an_id_gets_a_new_one_each_time() -> None:
+    happened = Happened()
+
+    assert seal(happened, tenant_id="acme").id != seal(happened, tenant_id="acme").id
+
+
+def test_dates_decimals_and_ids_are_written_as_text() -> None:
+    what = [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), date(2026, 1, 2), Decimal("1.10"), UUID(int=7)]
+
+    written = json.loads(seal(Happened(what=what), tenant_id="acme").payload)["what"]
+
+    assert written == ["2026-01-02T03:04:05Z", "2026-01-02", "1.10", "00000000-0000-0000-0000-000000000007"]
+
+
+_texts = st.text(st.characters(exclude_categories=["Cs"]))
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | _texts | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(_texts, inner),
+    max_leaves=10,
+)
+
+
+@given(what=_values)
+def test_any_json_value_survives_the_way_into_the_payload(what: Any) -> None:
+    assert json.loads(seal(Happened(what=what), tenant_id="acme").payload)["what"] == what
+
+
+def _a_list_within_itself() -> list[Any]:
+    endless: list[Any] = []
+    endless.append(endless)
+    return endless
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(object(), id="object"),
+        pytest.param("\ud800", id="half-a-character"),
+        pytest.param({object(): 1}, id="key-that-is-no-text"),
+        pytest.param(_a_list_within_itself(), id="list-within-itself"),
+    ],
+)
+def test_a_value_that_json_cannot_hold_fails_the_caller(what: Any) -> None:
+    with pytest.raises(EventNotEncodable, match=r"^event 'tests\.Happened' cannot be written as JSON: ."):
+        seal(Happened(what=what), tenant_id="acme")
+
+
+@pytest.mark.parametrize("aggregate_id", ["", None, 7])
+def test_an_event_must_say_what_it_happened_to(aggregate_id: Any) -> None:
+    with pytest.raises(EventNotEncodable, match="must be a non-empty string") as raised:
+        seal(Happened(aggregate_id), tenant_id="acme")
+
+    assert repr(aggregate_id) in str(raised.value)
+
+
+def test_an_event_without_the_attribute_aggregate_id_is_refused() -> None:
+    @event_type("tests.HappenedToNobody")
+    @dataclass
+    class HappenedToNobody:
+        what: str
+
+    with pytest.raises(EventNotEncodable, match="aggregate_id None"):
+        seal(HappenedToNobody("paid"), tenant_id="acme")  # type: ignore[arg-type]
+
+
+def test_a_class_that_is_not_registered_is_no_event_and_the_message_shows_the_cure() -> None:
+    @dataclass
+    class Unregistered:
+        aggregate_id: str
+
+    with pytest.raises(EventNotEncodable, match=r"Unregistered is not a registered event type: .*@event_type\("):
+        seal(Unregistered("order-1"), tenant_id="acme")
+
+
+def test_a_subclass_of_an_event_needs_a_name_of_its_own() -> None:
+    class HappenedLater(Happened):
+        pass
+
+    with pytest.raises(EventNotEncodable, match="not a registered event type"):
+        seal(HappenedLater(), tenant_id="acme")
+
+
+def test_two_classes_cannot_have_one_name() -> None:
+    with pytest.raises(MisuseError, match=r"'tests\.Happened' is already .*Happened: give .*Another a name of its own"):
+
+        @event_type("tests.Happened")
+        @dataclass
+        class Another:
+            aggregate_id: str
+
+
+def test_a_module_that_is_loaded_again_may_register_its_classes_again() -> None:
+    def load() -> type:
+        @event_type("tests.LoadedTwice")
+        @dataclass
+        class LoadedTwice:
+            aggregate_id: str
+
+        return LoadedTwice
+
+    load()
+
+    assert seal(load()("order-1"), tenant_id="acme").type == "tests.LoadedTwice"
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_versions_count_from_1(version: int) -> None:
+    with pytest.raises(MisuseError, match=f"version is {version}, but versions count from 1"):
+        event_type("tests.Versioned", version=version)
+
+
+def _below(error: type[BaseException]) -> Iterator[type[BaseException]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
+def test_every_error_of_ours_has_one_root() -> None:
+    names = {error.__name__ for error in _below(OutboxError) if error.__module__ == "bento_outbox.errors"}
+
+    assert names == {
+        *("BusUnavailable", "EventNotEncodable", "EventsRefused", "MisuseError"),
+        *("NoActiveUnitOfWork", "SchemaError", "TenantMissing"),
+    }
