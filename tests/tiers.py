@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sandbox import rules
 
+
 @dataclass(frozen=True)
 class Tier:
     """Commands, run in the sandbox when the tier needs some of its parts."""
