@@ -32,7 +32,7 @@ COPY projector projector
 COPY operator operator
 RUN tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && tools/bin/python -m pip --python /opt/venv/bin/python install --no-deps --no-compile --prefix /project/opt/venv dist/*.whl \
- && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash --stripdir /project /project
+ && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /project /project
 
 FROM ${BASE_IMAGE} AS runtime
 # Some bases come without the bytecode of the standard library.
