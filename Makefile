@@ -33,7 +33,6 @@ test-unit test-contract test-integration test-e2e: test-%: setup
 demo: export DEMO_STARTED = $(shell date +%s.%N)
 demo: setup  ## two tenants, an outage, a poisoned event, on real parts
 	@$(SANDBOX) up
-	@$(SANDBOX) images
 	@$(SANDBOX) exec -- $(BIN)/python -m examples.demo
 
 up: setup  ## Postgres, Pulsar and Kubernetes on this machine

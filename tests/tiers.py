@@ -39,7 +39,7 @@ TIERS = (
     Tier("unit", (("pytest", "tests/unit"),)),
     Tier("contract", (("pytest", "tests/contract"),), ("postgres", "pulsar")),
     Tier("integration", (("pytest", "tests/integration"),), ("postgres", "pulsar")),
-    Tier("e2e", (("pytest", "tests/e2e"),), ("postgres", "pulsar", "kubernetes")),
+    Tier("e2e", (("pytest", "tests/e2e"),), ("postgres", "pulsar", "kubernetes", "images")),
 )
 
 

@@ -75,7 +75,7 @@ def table() -> str:
 
 def pod_addresses(name: str) -> list[str]:
     """The addresses of the tenant's projector pods."""
-    pods = json.loads(kubectl("get", "pods", "-l", f"outbox.bento.dev/tenant={name}", "-o", "json"))
+    pods = json.loads(kubectl("get", "pods", "-l", f"outbox.bento.dev/outboxtenant={name}", "-o", "json"))
     return [pod["status"]["podIP"] for pod in pods["items"] if "podIP" in pod["status"]]
 
 

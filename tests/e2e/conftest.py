@@ -1,0 +1,66 @@
+"""The operator, installed as a person would, and a namespace for each test.
+
+The namespaces enforce the restricted Pod Security profile, so every pod that runs here passes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import unique
+from tests.e2e.kubectl import Kubectl, run
+from tests.e2e.tenants import Tenant, outbox_tenant, secret
+
+OPERATOR_NAMESPACE = "outbox-system"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operator() -> Kubectl:
+    """helm install with default values: the operator under test, for the whole session."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.fail("KUBECONFIG is not set, but this test needs a cluster: run `make test-e2e`", pytrace=False)
+    chart = ["charts/outbox-operator", "--namespace", OPERATOR_NAMESPACE, "--create-namespace"]
+    run("helm", "upgrade", "--install", "outbox", *chart, "--wait", "--timeout", "3m")
+    return Kubectl(OPERATOR_NAMESPACE)
+
+
+@pytest.fixture
+def kubectl() -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own."""
+    name = unique("e2e")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    client = Kubectl(name)
+    client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield client
+    client("delete", "namespace", name, "--wait=false")
+
+
+ApplyTenant = Callable[..., Tenant]
+
+
+@pytest.fixture
+def apply_tenant(kubectl: Kubectl, database_url: str, pulsar_url: str, session_namespace: str) -> ApplyTenant:
+    """Applies a tenant with a Secret, a topic and an id of its own; keywords replace parts of its spec."""
+
+    def apply(*, url: str | None = database_url, service_url: str = pulsar_url, topic: str = "", **spec: Any) -> Tenant:
+        """url: what the Secret holds; None: there is no Secret."""
+        name = unique("t")
+        topic = topic or f"persistent://{session_namespace}/{name}"
+        if url is not None:
+            kubectl.apply(secret(name, url))
+        kubectl.apply(
+            outbox_tenant(
+                name,
+                tenantId=name,
+                database={"urlSecretRef": {"name": name}},
+                pulsar={"serviceUrl": service_url, "topic": topic},
+                **{"polling": {"maxMilliseconds": 200}, **spec},
+            )
+        )
+        return Tenant(kubectl, name, topic)
+
+    return apply

@@ -1,0 +1,67 @@
+"""OutboxTenants as tests write them, and what they show."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from tests.e2e.kubectl import Kubectl
+
+API_VERSION = "outbox.bento.dev/v1alpha1"
+TENANT_LABEL = "outbox.bento.dev/outboxtenant"
+
+
+def secret(name: str, url: str) -> dict[str, Any]:
+    """A Secret with a database URL."""
+    data = {"url": base64.b64encode(url.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+
+
+def outbox_tenant(name: str, **spec: Any) -> dict[str, Any]:
+    """An OutboxTenant with this spec."""
+    return {"apiVersion": API_VERSION, "kind": "OutboxTenant", "metadata": {"name": name}, "spec": spec}
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One applied OutboxTenant."""
+
+    kubectl: Kubectl
+    name: str
+    topic: str
+
+    def is_ready(self) -> None:
+        """Waits for Ready=True."""
+        self.kubectl.wait(f"obt/{self.name}", "condition=Ready")
+
+    def is_not_ready(self, reason: str) -> str:
+        """Waits for Ready=False with this reason; returns the message."""
+        self.shows('{.status.conditions[?(@.type=="Ready")].reason}', reason)
+        ready = self.condition("Ready")
+        assert ready["status"] == "False"
+        return str(ready["message"])
+
+    def shows(self, path: str, value: object) -> None:
+        """Waits until the object holds `value` at this JSONPath."""
+        self.kubectl.wait(f"obt/{self.name}", f"jsonpath={path}={value}")
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        """One condition as it is now."""
+        conditions = self.kubectl.get("obt", self.name)["status"]["conditions"]
+        found: dict[str, Any] = next(c for c in conditions if c["type"] == kind)
+        return found
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The projector's pods."""
+        return self.kubectl.items("pods", f"{TENANT_LABEL}={self.name}")
+
+    def restarts(self) -> int:
+        """How often the projector's containers were restarted."""
+        statuses = [status for pod in self.pods() for status in pod["status"].get("containerStatuses", [])]
+        return sum(status["restartCount"] for status in statuses)
+
+    def row(self) -> list[str]:
+        """The tenant's line of `kubectl get outboxtenants`, without NAME and AGE."""
+        line = self.kubectl("get", "outboxtenants", self.name, "--no-headers").split()
+        return line[1:-1]
