@@ -73,6 +73,8 @@ def create() -> State:
         _write(State(0, "", "", made))
         for folder in made:
             Path(folder).mkdir(parents=True)
+        for group in _cgroups():
+            group.mkdir(exist_ok=True)
         pid = _start_init()
         state = State(pid, started(pid), _boot(), made)
         _write(state)
@@ -146,13 +148,20 @@ def _gone(state: State) -> None:
         time.sleep(0.05)
 
 
+def _cgroups() -> list[Path]:
+    """Where the pods' control group is: once with version 2, once in each hierarchy with version 1."""
+    top = Path("/sys/fs/cgroup")
+    hierarchies = [top] if (top / "cgroup.procs").exists() else [p.parent for p in top.glob("*/cgroup.procs")]
+    return [hierarchy / cgroup_name() for hierarchy in hierarchies]
+
+
 def _remove_cgroups() -> None:
     """Control groups are folders that can only be removed from the leaves up, when no process is left in them."""
-    for hierarchy in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")]:
-        root = hierarchy / cgroup_name()
-        folders = sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True) if root.exists() else []
-        for folder in [*folders, root] if root.exists() else []:
-            _remove_cgroup(folder)
+    for root in _cgroups():
+        if root.exists():
+            for folder in sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True):
+                _remove_cgroup(folder)
+            _remove_cgroup(root)
 
 
 def _remove_cgroup(folder: Path) -> None:

@@ -34,28 +34,28 @@ def base() -> str:
     return f"{REPOSITORY}/base:{distribution.codename() or 'stable'}-{BASE_RECIPE}"
 
 
-def archive() -> Path:
-    """Where the archive of both images is, or will be."""
-    digest = caching.digest(*(paths.PROJECT / name for name in (*SOURCES, *FOLDERS)), salt=[base()])
-    return paths.cache() / f"images-{digest}" / "images.tar"
-
-
 def prepare() -> None:
-    folder = archive().parent
-    caching.built(folder.name, _build)
-    for other in paths.cache().glob("images-*"):
+    """Builds what the sources of this moment ask for, and forgets what earlier ones asked for."""
+    digest = caching.digest(*(paths.PROJECT / name for name in (*SOURCES, *FOLDERS)), salt=[base()])
+    folder = caching.built(f"images-{digest}", _build)
+    for other in _folders():
         if other != folder:
             shutil.rmtree(other)
 
 
 def start() -> None:
-    """Loads the images unless the cluster has just these."""
+    """Loads what was prepared, unless the cluster has just that. (Sources may have changed since: that is for later.)"""
+    folder = _folders()[-1]
     mark = paths.run() / "images"
-    if mark.exists() and mark.read_text() == str(archive()):
+    if mark.exists() and mark.read_text() == folder.name:
         return
     with progress.step("loading the project's images"):
-        containers.load(archive())
-    mark.write_text(str(archive()))
+        containers.load(folder / "images.tar")
+    mark.write_text(folder.name)
+
+
+def _folders() -> list[Path]:
+    return sorted(paths.cache().glob("images-*"), key=lambda folder: folder.stat().st_mtime)
 
 
 def _build(scratch: Path) -> None:
