@@ -18,7 +18,7 @@ from bento_outbox.errors import EventNotEncodable, MisuseError
 
 
 class DomainEvent(Protocol):
-    """What an event class must offer: the id of the aggregate it happened to.
+    """What an event class must offer: `aggregate_id`, the id of the aggregate it happened to, a non-empty string.
 
     An attribute `event_id` of type UUID is taken as the event's identity where there is one, so that writing the
     same event twice stores it once; otherwise each registration gets a new random id.

@@ -33,7 +33,8 @@ from bento_outbox.envelope import Envelope
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
 
-_identifiers = PGDialect().identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
+# The parameter style matters: with the default one a % in a name would be doubled.
+_identifiers = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
 
 
 def quoted(table: Table) -> str:

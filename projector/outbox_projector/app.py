@@ -28,6 +28,9 @@ from outbox_projector.store import Store
 
 log = structlog.get_logger()
 
+LAST_REPORT_SECONDS = 5
+"""What is left of terminationGracePeriodSeconds (30) after shutdown_grace_seconds (20), halved."""
+
 
 async def run(settings: Settings) -> None:
     """Runs the projector until a signal ends it."""
@@ -86,7 +89,7 @@ async def _until_signalled(projector: OutboxProjector, reporter: Reporter, grace
         loop.add_signal_handler(number, stopping.set)
     async with asyncio.TaskGroup() as tasks:
         delivery = tasks.create_task(projector.run_forever(), name="delivery")
-        tasks.create_task(reporter.run_forever(), name="reporter")
+        reporting = tasks.create_task(reporter.run_forever(), name="reporter")
         await stopping.wait()
         log.info("stopping: the batch in hand is finished, nothing new is begun", grace_seconds=grace_seconds)
         projector.stop()
@@ -96,6 +99,10 @@ async def _until_signalled(projector: OutboxProjector, reporter: Reporter, grace
             log.warning("the batch in hand did not finish in time and is left to the next projector")
             delivery.cancel()
         reporter.stop()
+        _, late = await asyncio.wait([reporting], timeout=LAST_REPORT_SECONDS)
+        if late:
+            log.warning("the last report did not get through in time")
+            reporting.cancel()
 
 
 def _url_source(settings: Settings) -> UrlSource:

@@ -42,17 +42,24 @@ class UrlFile:
 
     def __init__(self, path: Path, secret: str) -> None:
         """secret: `name/key`, for messages."""
+        name, _, key = secret.partition("/")
         self._path = path
-        self._name, _, self._key = secret.partition("/")
+        self._secret = f"Secret {name!r} with key {key!r}"
 
     def read(self) -> str:
         try:
             return self._path.read_text().strip()
+        except FileNotFoundError as error:
+            raise DatabaseUnavailable(
+                f"{self._secret} does not exist: create it with the database URL", reason="SecretNotFound"
+            ) from error
         except OSError as error:
             raise DatabaseUnavailable(
-                f"Secret {self._name!r} with key {self._key!r} does not exist: create it with the database URL",
-                reason="SecretNotFound",
+                f"{self._secret} cannot be read: {error.strerror}", reason="SecretNotFound"
             ) from error
+        except UnicodeDecodeError:
+            # The cause would show the content.
+            raise DatabaseUnavailable(f"{self._secret} holds no text", reason="DatabaseUrlInvalid") from None
 
 
 class FixedUrl:
@@ -165,7 +172,7 @@ def explain(error: BaseException) -> DatabaseUnavailable | None:
         if isinstance(cause, kind):
             return DatabaseUnavailable(f"{sentence} ({_first_line(cause)})", reason=reason)
     state = getattr(cause, "sqlstate", None) or ""
-    connection_lost = isinstance(cause, OSError | TimeoutError | asyncpg.InterfaceError | InterfaceError)
+    connection_lost = isinstance(cause, OSError | asyncpg.InterfaceError) or isinstance(error, InterfaceError)
     if connection_lost or getattr(error, "connection_invalidated", False) or state.startswith(_OUTAGE_STATES):
         return DatabaseUnavailable(
             f"the database cannot be reached ({_first_line(cause)})", reason="DatabaseUnreachable"

@@ -81,6 +81,8 @@ class Health:
     def database_failed(self, error: DatabaseUnavailable) -> None:
         self.database.become(FALSE, error.reason, str(error), self._clock())
         self._metrics.database_up.set(0)
+        # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
+        self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
 
     def broker_answered(self) -> None:
         self.broker.become(TRUE, "Connected", "", self._clock())

@@ -81,5 +81,5 @@ class KubernetesStatus:
 async def _message(response: aiohttp.ClientResponse) -> Any:
     try:
         return (await response.json())["message"]
-    except (ValueError, KeyError, aiohttp.ContentTypeError):
+    except (ValueError, KeyError, TypeError, aiohttp.ContentTypeError):
         return response.reason

@@ -13,7 +13,7 @@ Random = Callable[[float, float], float]
 class Retries:
     """When a refused event is tried again, and when it is given up.
 
-    maximum          attempts after the first; the refusal that makes retry_cnt reach it turns the row to ERR
+    maximum          refusals until an event is given up: the one that makes retry_cnt reach it turns the row to ERR
     initial_seconds  wait after the first refusal; doubles with each further one
     longest_seconds  the wait never exceeds this
     """

@@ -4,7 +4,7 @@
 -- name: claim
 -- The oldest rows that may be sent now, locked until the transaction ends; rows that another pod holds are passed over.
 SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
-       ordering_key, topic, retry_cnt, created_at
+       ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at
 FROM outbox
 WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= clock_timestamp()
 ORDER BY seq
@@ -20,9 +20,9 @@ WHERE id = ANY (CAST(:ids AS uuid[]))
 -- name: mark_refused
 -- The bus does not take these: another attempt later, or ERR when there is none left.
 UPDATE outbox
-SET retry_cnt = outbox.retry_cnt + 1,
+SET retry_cnt = coalesce(outbox.retry_cnt, 0) + 1,
     last_error = refused.reason,
-    status = CASE WHEN refused.permanent OR outbox.retry_cnt + 1 >= :max_retries THEN 'ERR' ELSE 'NEW' END,
+    status = CASE WHEN refused.permanent OR coalesce(outbox.retry_cnt, 0) + 1 >= :max_retries THEN 'ERR' ELSE 'NEW' END,
     available_at = clock_timestamp() + make_interval(secs => refused.wait_seconds)
 FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[]), CAST(:permanent AS bool[]), CAST(:waits AS float8[]))
      AS refused (id, reason, permanent, wait_seconds)

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import BusUnavailable, MessageBus
 from outbox_projector.database import DatabaseUnavailable, translated
-from outbox_projector.health import FALSE, Health, utc_now
+from outbox_projector.health import FALSE, UNKNOWN, Health, utc_now
 from outbox_projector.report import Status, build_status, is_material
 from outbox_projector.store import Store
 
@@ -76,16 +76,19 @@ class Reporter:
             await self.report()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), timeout=self._pause())
-        await self.report()
+        await self.report(last=True)
 
-    async def report(self) -> None:
-        """One measurement, and a write if it is worth one."""
+    async def report(self, *, last: bool = False) -> None:
+        """One measurement, and a write if it is worth one; the last one always is: it stays until the next pod's."""
         await self._measure()
-        backlog = self._health.backlog
-        if self._health.database.status != FALSE and (backlog is None or backlog.pending == 0):
-            # With rows waiting, the loop's own publish tells more than a check.
+        if self._health.database.status != FALSE and self._broker_is_idle():
             await self._check_broker()
-        await self._write()
+        await self._write(due=last)
+
+    def _broker_is_idle(self) -> bool:
+        """With rows waiting, the loop's own publish tells more than a check; unless all of them wait for later."""
+        backlog = self._health.backlog
+        return backlog is None or backlog.pending == 0 or self._health.broker.status == UNKNOWN
 
     async def _measure(self) -> None:
         try:
@@ -102,14 +105,14 @@ class Reporter:
         except BusUnavailable as error:
             self._health.broker_failed(error)
 
-    async def _write(self) -> None:
+    async def _write(self, *, due: bool) -> None:
         if self._writer is None:
             return
         now = self._clock()
         elapsed = (now - self._written_at).total_seconds()
         sent = self._health.sent_total - self._written_total
         status = build_status(self._health, events_per_second=sent / max(elapsed, 1.0), now=now)
-        if elapsed < self._heartbeat_seconds and not is_material(self._written, status):
+        if not due and elapsed < self._heartbeat_seconds and not is_material(self._written, status):
             return
         try:
             await self._writer.write(status)

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
                 f"OUTBOX_POLL_MIN_MILLISECONDS ({self.poll_min_milliseconds}) is above "
                 f"OUTBOX_POLL_MAX_MILLISECONDS ({self.poll_max_milliseconds})"
             )
+        if self.pulsar_timeout_seconds >= self.shutdown_grace_seconds:
+            raise ValueError(
+                f"OUTBOX_PULSAR_TIMEOUT_SECONDS ({self.pulsar_timeout_seconds}) is not below "
+                f"OUTBOX_SHUTDOWN_GRACE_SECONDS ({self.shutdown_grace_seconds}): "
+                "a stop would cut off a batch that the broker has not answered yet"
+            )
         return self
 
 
@@ -100,5 +106,7 @@ def _sentence(problem: dict[str, object]) -> str:
     name = f"OUTBOX_{location[0]}".upper()
     if problem["type"] == "missing":
         return f"{name} is not set"
+    if problem["type"] == "value_error":
+        return f"{name}: {message}"  # our own checks name the value
     given = "" if name == "OUTBOX_DATABASE_URL" else f" (it is {problem['input']!r})"
     return f"{name}: {message[0].lower()}{message[1:]}{given}"

@@ -63,7 +63,7 @@ class Store:
             claim.retry_counts[row.id] = row.retry_cnt
             try:
                 claim.envelopes.append(_read(row))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 claim.unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
         return claim
 
@@ -101,11 +101,14 @@ class Store:
 
 
 def _read(row: Row[Any]) -> Envelope:
-    """The row as an envelope. Raises ValueError: other writers than our library may insert what they like."""
-    headers = json.loads(row.headers)
+    """The row as an envelope. Raises ValueError: other writers than our library may insert what they like.
+
+    A table that was made by an older version may hold NULL wherever its writer left something out.
+    """
+    headers = json.loads(row.headers or "{}")
     if not isinstance(headers, dict):
         raise ValueError("headers is not a JSON object")
-    for column in ("type", "aggregate_id"):
+    for column in ("type", "aggregate_id", "payload"):
         if not getattr(row, column):
             raise ValueError(f"{column} is empty")
     return Envelope(

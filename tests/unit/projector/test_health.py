@@ -1,0 +1,129 @@
+"""What the process knows about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bento_outbox import BusUnavailable
+from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.health import STUCK_AFTER_SECONDS, Health
+from outbox_projector.metrics import Metrics
+from outbox_projector.store import COUNT_LIMIT, Backlog
+
+NO_TABLE = DatabaseUnavailable("no table", reason="OutboxTableMissing")
+NO_NAMESPACE = BusUnavailable("no namespace", reason="PulsarNamespaceNotFound")
+
+
+def _states(health: Health) -> list[tuple[str, str]]:
+    return [(condition.status, condition.reason) for condition in health.conditions]
+
+
+def test_at_first_nothing_is_known(health: Health) -> None:
+    assert _states(health) == [("Unknown", "NotTried")] * 3
+    assert not health.knows_its_state
+
+
+def test_both_connections_answered(health: Health) -> None:
+    health.database_answered()
+    assert not health.knows_its_state
+    health.broker_answered()
+
+    assert _states(health)[:2] == [("True", "Connected")] * 2
+    assert health.knows_its_state
+
+
+def test_a_failed_connection_is_a_known_state_with_reason_and_message(health: Health) -> None:
+    health.database_answered()
+    health.broker_failed(NO_NAMESPACE)
+
+    assert _states(health)[:2] == [("True", "Connected"), ("False", "PulsarNamespaceNotFound")]
+    assert health.broker.message == "no namespace"
+    assert health.knows_its_state
+
+
+def test_while_the_database_cannot_be_reached_nothing_is_claimed_about_the_broker(health: Health) -> None:
+    health.broker_answered()
+    health.database_failed(NO_TABLE)
+
+    assert _states(health)[:2] == [("False", "OutboxTableMissing"), ("Unknown", "NotTried")]
+    assert health.knows_its_state
+
+
+def test_a_condition_remembers_since_when_it_has_its_status(health: Health, clock: Any) -> None:
+    clock.advance(10)
+    began = clock()
+    health.broker_failed(NO_NAMESPACE)
+    clock.advance(10)
+    health.broker_failed(BusUnavailable("another cause"))
+    assert (health.broker.since, health.broker.reason) == (began, "BrokerUnreachable")
+
+    clock.advance(10)
+    health.broker_answered()
+    assert health.broker.since == clock()
+
+
+def test_errors_are_a_condition_of_their_own(health: Health) -> None:
+    health.measured(Backlog(pending=5, errors=2, oldest_seconds=1.5))
+    assert (health.failing.status, health.failing.reason) == ("True", "EventsInError")
+    assert health.failing.message == "2 event(s) in ERR: the column last_error says why"
+
+    health.measured(Backlog(pending=5, errors=0, oldest_seconds=1.5))
+    assert (health.failing.status, health.failing.reason, health.failing.message) == ("False", "NoErrors", "")
+
+
+def test_the_loop_is_alive_while_it_turns(health: Health, clock: Any) -> None:
+    clock.advance(STUCK_AFTER_SECONDS - 1)
+    assert health.loop_is_alive
+    clock.advance(1)
+    assert not health.loop_is_alive
+
+    health.turned()
+    assert health.loop_is_alive
+
+
+def test_the_time_of_the_last_publish_is_that_of_the_last_event_that_was_sent(health: Health, clock: Any) -> None:
+    health.settled(sent=0, retried=1, failed=1)
+    assert health.last_published is None
+
+    health.settled(sent=3, retried=0, failed=0)
+    published = clock()
+    clock.advance(10)
+    health.settled(sent=0, retried=1, failed=0)
+    assert (health.last_published, health.sent_total) == (published, 3)
+
+
+@pytest.mark.parametrize(("pending", "bound"), [(0, False), (COUNT_LIMIT - 1, False), (COUNT_LIMIT, True)])
+def test_a_count_at_the_limit_is_a_lower_bound(pending: int, bound: bool) -> None:
+    assert Backlog(pending=pending, errors=0, oldest_seconds=0).pending_is_lower_bound == bound
+
+
+def test_the_metrics_tell_the_same(health: Health, metrics: Metrics) -> None:
+    health.database_answered()
+    health.broker_answered()
+    health.settled(sent=3, retried=2, failed=1)
+    health.measured(Backlog(pending=5, errors=1, oldest_seconds=1.5))
+
+    lines = [line for line in metrics.exposition().decode().splitlines() if not line.startswith("#")]
+
+    assert lines == [
+        'outbox_events_published_total{tenant="acme"} 3.0',
+        'outbox_events_retried_total{tenant="acme"} 2.0',
+        'outbox_events_failed_total{tenant="acme"} 1.0',
+        'outbox_pending_events{tenant="acme"} 5.0',
+        'outbox_error_events{tenant="acme"} 1.0',
+        'outbox_oldest_pending_seconds{tenant="acme"} 1.5',
+        'outbox_database_up{tenant="acme"} 1.0',
+        'outbox_broker_up{tenant="acme"} 1.0',
+    ]
+
+
+def test_a_failed_connection_is_down_in_the_metrics(health: Health, metrics: Metrics) -> None:
+    health.database_failed(NO_TABLE)
+    health.broker_failed(NO_NAMESPACE)
+
+    exposition = metrics.exposition().decode()
+
+    assert 'outbox_database_up{tenant="acme"} 0.0' in exposition
+    assert 'outbox_broker_up{tenant="acme"} 0.0' in exposition

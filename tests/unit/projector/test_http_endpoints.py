@@ -1,0 +1,99 @@
+"""/healthz, /readyz and /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestClient, TestServer, unused_port
+
+from bento_outbox import BusUnavailable, MisuseError
+from outbox_projector.health import STUCK_AFTER_SECONDS, Health
+from outbox_projector.http_endpoints import endpoints, served
+from outbox_projector.metrics import Metrics
+
+
+@pytest.fixture
+async def client(health: Health, metrics: Metrics) -> AsyncIterator[Any]:
+    async with TestClient(TestServer(endpoints(health, metrics))) as client:
+        yield client
+
+
+async def test_healthz_while_the_loop_turns(client: Any) -> None:
+    response = await client.get("/healthz")
+
+    assert (response.status, await response.text()) == (200, "ok\n")
+
+
+async def test_healthz_when_the_loop_is_stuck(client: Any, clock: Any) -> None:
+    clock.advance(STUCK_AFTER_SECONDS)
+
+    response = await client.get("/healthz")
+
+    assert (response.status, await response.text()) == (500, "the projector's loop is stuck\n")
+
+
+async def test_an_outage_is_no_reason_to_restart(client: Any, health: Health) -> None:
+    health.broker_failed(BusUnavailable("down"))
+
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_readyz_until_the_connections_were_tried(client: Any) -> None:
+    assert (await client.get("/readyz")).status == 503
+
+
+async def test_readyz_when_all_is_well(client: Any, health: Health) -> None:
+    health.database_answered()
+    health.broker_answered()
+
+    response = await client.get("/readyz")
+
+    assert response.status == 200
+    assert (await response.text()).splitlines()[:2] == [
+        "DatabaseReachable=True Connected",
+        "BrokerReachable=True Connected",
+    ]
+
+
+async def test_readyz_tells_the_cause_of_an_outage(client: Any, health: Health) -> None:
+    health.database_answered()
+    health.broker_failed(BusUnavailable("no namespace public/shop", reason="PulsarNamespaceNotFound"))
+
+    response = await client.get("/readyz")
+
+    assert response.status == 200
+    assert "BrokerReachable=False PulsarNamespaceNotFound no namespace public/shop" in await response.text()
+
+
+async def test_metrics_in_the_form_that_prometheus_reads(client: Any, health: Health) -> None:
+    health.settled(sent=3, retried=0, failed=0)
+
+    response = await client.get("/metrics")
+
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert 'outbox_events_published_total{tenant="acme"} 3.0' in await response.text()
+
+
+async def test_served_on_the_port_and_no_longer_afterwards(health: Health, metrics: Metrics) -> None:
+    port = unused_port()
+    async with ClientSession() as http:
+        async with served(endpoints(health, metrics), port):
+            assert (await http.get(f"http://127.0.0.1:{port}/healthz")).status == 200
+        with pytest.raises(OSError, match="Cannot connect"):
+            await http.get(f"http://127.0.0.1:{port}/healthz")
+
+
+async def test_port_0_serves_nothing(health: Health, metrics: Metrics) -> None:
+    async with served(endpoints(health, metrics), 0):
+        pass
+
+
+async def test_a_port_that_is_taken_is_named(health: Health, metrics: Metrics) -> None:
+    port = unused_port()
+    async with served(endpoints(health, metrics), port):
+        with pytest.raises(MisuseError, match=rf"port {port} cannot be used \(.+\): set OUTBOX_HTTP_PORT"):
+            async with served(endpoints(health, metrics), port):
+                pass

@@ -1,0 +1,220 @@
+"""The second loop, with fakes for the table, the bus and the API server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+import pytest
+
+from bento_outbox import BusUnavailable, InMemoryMessageBus
+from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.health import Health
+from outbox_projector.report import Status
+from outbox_projector.reporter import Reporter, StatusWriteFailed
+from outbox_projector.store import Backlog
+
+NOTHING_WAITS = Backlog(pending=0, errors=0, oldest_seconds=0)
+NO_DATABASE = DatabaseUnavailable("no database", reason="DatabaseUnreachable")
+
+
+class Table:
+    """Stands for the session factory and the store."""
+
+    def __init__(self) -> None:
+        self.answer: Backlog | DatabaseUnavailable = NOTHING_WAITS
+
+    def __call__(self) -> Table:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def measure(self, _session: object) -> Backlog:
+        if isinstance(self.answer, DatabaseUnavailable):
+            raise self.answer
+        return self.answer
+
+
+class ApiServer:
+    """Keeps what was written."""
+
+    def __init__(self) -> None:
+        self.written: list[Status] = []
+        self.refuses = False
+        self.asked = asyncio.Event()
+
+    async def write(self, status: Status) -> None:
+        self.asked.set()
+        if self.refuses:
+            raise StatusWriteFailed("the API server answered 500")
+        self.written.append(status)
+
+
+class CountingBus(InMemoryMessageBus):
+    """Counts how often it was checked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checks = 0
+
+    async def check(self, tenant_id: str) -> None:
+        self.checks += 1
+        await super().check(tenant_id)
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+@pytest.fixture
+def api() -> ApiServer:
+    return ApiServer()
+
+
+@pytest.fixture
+def bus() -> CountingBus:
+    return CountingBus()
+
+
+@pytest.fixture
+def reporter(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock: Any) -> Reporter:
+    return Reporter(
+        session_factory=table,
+        store=table,
+        bus=bus,
+        tenant_id="acme",
+        health=health,
+        writer=api,
+        heartbeat_seconds=60,
+        clock=clock,
+    )
+
+
+def _condition(status: Status, kind: str) -> tuple[str, str]:
+    return next((c["status"], c["reason"]) for c in status["conditions"] if c["type"] == kind)
+
+
+async def test_the_first_report_is_written_at_once(reporter: Reporter, api: ApiServer) -> None:
+    await reporter.report()
+
+    assert [status["projector"]["pending"] for status in api.written] == [0]
+
+
+async def test_without_news_the_next_write_is_the_heartbeat(reporter: Reporter, api: ApiServer, clock: Any) -> None:
+    await reporter.report()
+    clock.advance(59)
+    await reporter.report()
+    assert len(api.written) == 1
+
+    clock.advance(1)
+    await reporter.report()
+    assert len(api.written) == 2
+
+
+async def test_news_are_written_at_once(reporter: Reporter, api: ApiServer, table: Table) -> None:
+    await reporter.report()
+    table.answer = Backlog(pending=1, errors=1, oldest_seconds=0)
+    await reporter.report()
+
+    assert [status["projector"]["errors"] for status in api.written] == [0, 1]
+
+
+async def test_a_write_that_failed_is_tried_again_at_the_next_turn(reporter: Reporter, api: ApiServer) -> None:
+    api.refuses = True
+    await reporter.report()
+    assert api.written == []
+
+    api.refuses = False
+    await reporter.report()
+    assert len(api.written) == 1
+
+
+async def test_the_rate_is_that_since_the_last_write(
+    reporter: Reporter, api: ApiServer, health: Health, clock: Any
+) -> None:
+    await reporter.report()
+    health.settled(sent=600, retried=0, failed=0)
+    clock.advance(60)
+    await reporter.report()
+    clock.advance(60)
+    await reporter.report()
+
+    assert [status["projector"]["eventsPerSecond"] for status in api.written] == [0, 10, 0]
+
+
+async def test_an_idle_broker_is_checked(reporter: Reporter, api: ApiServer, bus: CountingBus) -> None:
+    bus.go_down()
+    await reporter.report()
+    bus.come_back()
+    await reporter.report()
+
+    assert [_condition(status, "BrokerReachable") for status in api.written] == [
+        ("False", "BrokerUnreachable"),
+        ("True", "Connected"),
+    ]
+
+
+async def test_while_rows_wait_what_the_loop_says_of_the_broker_counts(
+    reporter: Reporter, api: ApiServer, bus: CountingBus, table: Table, health: Health
+) -> None:
+    table.answer = Backlog(pending=1, errors=0, oldest_seconds=0)
+    health.broker_failed(BusUnavailable("quota exceeded", reason="BrokerRefused"))
+    await reporter.report()
+
+    assert bus.checks == 0
+    assert _condition(api.written[0], "BrokerReachable") == ("False", "BrokerRefused")
+
+
+async def test_a_broker_that_nobody_tried_yet_is_checked_though_rows_wait(
+    reporter: Reporter, api: ApiServer, table: Table
+) -> None:
+    """All rows may wait for a later time: then the loop has nothing to publish, and the pod would never be ready."""
+    table.answer = Backlog(pending=1, errors=0, oldest_seconds=0)
+    await reporter.report()
+
+    assert _condition(api.written[0], "BrokerReachable") == ("True", "Connected")
+
+
+async def test_without_a_database_the_broker_is_not_checked(
+    reporter: Reporter, api: ApiServer, bus: CountingBus, table: Table
+) -> None:
+    table.answer = NO_DATABASE
+    await reporter.report()
+
+    assert bus.checks == 0
+    assert _condition(api.written[0], "DatabaseReachable") == ("False", "DatabaseUnreachable")
+    assert _condition(api.written[0], "BrokerReachable") == ("Unknown", "NotTried")
+
+
+async def test_when_the_database_is_back_both_are_known_again(reporter: Reporter, api: ApiServer, table: Table) -> None:
+    table.answer = NO_DATABASE
+    await reporter.report()
+    table.answer = Backlog(pending=3, errors=0, oldest_seconds=0)
+    await reporter.report()
+
+    assert _condition(api.written[-1], "DatabaseReachable") == ("True", "Connected")
+    assert _condition(api.written[-1], "BrokerReachable") == ("True", "Connected")
+
+
+async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: ApiServer, table: Table) -> None:
+    running = asyncio.create_task(reporter.run_forever())
+    await api.asked.wait()
+    table.answer = Backlog(pending=9, errors=0, oldest_seconds=0)
+    reporter.stop()
+    await running
+
+    # Pending rows alone are not worth a write, but this one stays for as long as no pod runs.
+    assert [status["projector"]["pending"] for status in api.written] == [0, 9]
+
+
+async def test_without_a_writer_the_health_is_kept_up_to_date(table: Any, bus: CountingBus, health: Health) -> None:
+    reporter = Reporter(session_factory=table, store=table, bus=bus, tenant_id="acme", health=health, writer=None)
+    await reporter.report()
+
+    assert health.backlog == NOTHING_WAITS
+    assert health.knows_its_state

@@ -1,0 +1,176 @@
+"""The environment of the projector's process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bento_outbox import MisuseError
+from bento_outbox.pulsar_bus import DEFAULT_TOPIC
+from outbox_projector.settings import Settings, load_settings
+
+SECRET = "s3cr3t-pa55word"
+ENOUGH = {
+    "OUTBOX_TENANT_ID": "acme",
+    "OUTBOX_DATABASE_URL": f"postgresql://outbox:{SECRET}@db/shop",
+    "OUTBOX_PULSAR_SERVICE_URL": "pulsar://broker:6650",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment with the least that is needed."""
+    for name in [name for name in os.environ if name.startswith("OUTBOX_")]:
+        monkeypatch.delenv(name)
+    for name, value in ENOUGH.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_least_that_is_needed() -> None:
+    settings = load_settings()
+
+    assert (settings.tenant_id, settings.pulsar_service_url) == ("acme", "pulsar://broker:6650")
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == ENOUGH["OUTBOX_DATABASE_URL"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_is_not_set_has_the_documented_default() -> None:
+    settings = load_settings()
+
+    assert (settings.database_schema, settings.database_table) == ("public", "outbox")
+    assert (settings.batch_size, settings.max_retries, settings.pulsar_topic) == (200, 5, DEFAULT_TOPIC)
+    assert (settings.poll_min_milliseconds, settings.poll_max_milliseconds) == (20, 1000)
+    assert (settings.status_interval_seconds, settings.http_port, settings.shutdown_grace_seconds) == (60, 8080, 20)
+    assert settings.resource_name is None
+
+
+def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("OUTBOX_DATABASE_URL")
+    given = {
+        "DATABASE_URL_FILE": "/var/run/outbox/database/url",
+        "DATABASE_URL_SECRET": "shop-database/url",
+        "DATABASE_SCHEMA": "shop",
+        "DATABASE_TABLE": "events",
+        "PULSAR_TOPIC": "persistent://shop/{tenant}/{type}",
+        "BATCH_SIZE": "50",
+        "MAX_RETRIES": "3",
+        "BACKOFF_INITIAL_MILLISECONDS": "100",
+        "BACKOFF_MAX_SECONDS": "30",
+        "POLL_MIN_MILLISECONDS": "5",
+        "POLL_MAX_MILLISECONDS": "500",
+        "STATUS_INTERVAL_SECONDS": "10",
+        "RESOURCE_NAME": "acme",
+        "RESOURCE_NAMESPACE": "shop",
+        "HTTP_PORT": "9090",
+        "SHUTDOWN_GRACE_SECONDS": "15",
+        "LOG_LEVEL": "DEBUG",
+    }
+    for name, value in given.items():
+        environment.setenv(f"OUTBOX_{name}", value)
+
+    settings = load_settings()
+
+    assert settings.database_url_file == Path("/var/run/outbox/database/url")
+    assert {name: str(getattr(settings, name.lower())) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("TENANT_ID", None, "OUTBOX_TENANT_ID is not set"),
+        ("TENANT_ID", "", "OUTBOX_TENANT_ID: string should have at least 1 character (it is '')"),
+        ("PULSAR_SERVICE_URL", None, "OUTBOX_PULSAR_SERVICE_URL is not set"),
+        (
+            "PULSAR_SERVICE_URL",
+            "http://broker:8080",
+            "OUTBOX_PULSAR_SERVICE_URL: 'http://broker:8080' is no Pulsar URL: "
+            "its form is pulsar://host:6650 or pulsar+ssl://host:6651",
+        ),
+        (
+            "PULSAR_TOPIC",
+            "persistent://a/b/{customer}",
+            "OUTBOX_PULSAR_TOPIC: topic 'persistent://a/b/{customer}' has the unknown placeholder {customer}: "
+            "use {tenant} or {type}",
+        ),
+        ("DATABASE_TABLE", "", "OUTBOX_DATABASE_TABLE: string should have at least 1 character (it is '')"),
+        ("BATCH_SIZE", "0", "OUTBOX_BATCH_SIZE: input should be greater than or equal to 1 (it is '0')"),
+        ("BATCH_SIZE", "10001", "OUTBOX_BATCH_SIZE: input should be less than or equal to 10000 (it is '10001')"),
+        (
+            "BATCH_SIZE",
+            "many",
+            "OUTBOX_BATCH_SIZE: input should be a valid integer, unable to parse string as an integer (it is 'many')",
+        ),
+        ("MAX_RETRIES", "0", "OUTBOX_MAX_RETRIES: input should be greater than or equal to 1 (it is '0')"),
+        ("HTTP_PORT", "65536", "OUTBOX_HTTP_PORT: input should be less than or equal to 65535 (it is '65536')"),
+        (
+            "LOG_LEVEL",
+            "LOUD",
+            "OUTBOX_LOG_LEVEL: string should match pattern '^(DEBUG|INFO|WARNING|ERROR)$' (it is 'LOUD')",
+        ),
+        (
+            "POLL_MIN_MILLISECONDS",
+            "1001",
+            "OUTBOX_POLL_MIN_MILLISECONDS (1001) is above OUTBOX_POLL_MAX_MILLISECONDS (1000)",
+        ),
+        ("DATABASE_URL", None, "set one of OUTBOX_DATABASE_URL and OUTBOX_DATABASE_URL_FILE"),
+        ("DATABASE_URL_FILE", "/var/run/url", "set one of OUTBOX_DATABASE_URL and OUTBOX_DATABASE_URL_FILE"),
+        (
+            "PULSAR_TIMEOUT_SECONDS",
+            "20",
+            "OUTBOX_PULSAR_TIMEOUT_SECONDS (20) is not below OUTBOX_SHUTDOWN_GRACE_SECONDS (20): "
+            "a stop would cut off a batch that the broker has not answered yet",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_named_in_one_sentence(
+    environment: pytest.MonkeyPatch, variable: str, value: str | None, sentence: str
+) -> None:
+    if value is None:
+        environment.delenv(f"OUTBOX_{variable}")
+    else:
+        environment.setenv(f"OUTBOX_{variable}", value)
+
+    with pytest.raises(MisuseError) as raised:
+        load_settings()
+
+    assert str(raised.value) == sentence
+
+
+def test_several_wrong_variables_are_all_named(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("OUTBOX_TENANT_ID")
+    environment.setenv("OUTBOX_BATCH_SIZE", "0")
+
+    with pytest.raises(MisuseError) as raised:
+        load_settings()
+
+    assert [line.split()[0] for line in str(raised.value).splitlines()] == ["OUTBOX_TENANT_ID", "OUTBOX_BATCH_SIZE:"]
+
+
+def test_what_is_wrong_is_said_without_the_database_url(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("OUTBOX_DATABASE_URL_FILE", "/var/run/url")
+    environment.setenv("OUTBOX_BATCH_SIZE", "0")
+
+    with pytest.raises(MisuseError) as raised:
+        load_settings()
+
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_effective_settings_can_be_logged() -> None:
+    settings = load_settings()
+
+    assert SECRET not in str(settings)
+    assert SECRET not in str(settings.model_dump(mode="json"))
+
+
+@pytest.mark.usefixtures("environment")
+def test_every_field_can_be_set_by_a_variable_of_its_name(environment: pytest.MonkeyPatch) -> None:
+    """A field whose name hides a prefix or an alias would be a setting that nobody can set."""
+    assert {f"OUTBOX_{name.upper()}" for name in Settings.model_fields} >= ENOUGH.keys()
+    assert all(field.alias is None and field.validation_alias is None for field in Settings.model_fields.values())
