@@ -42,7 +42,7 @@ def registry(
             token=current.token,
         )
 
-    @kopf.on.probe(registry=handlers)
+    @kopf.on.probe(id="resync", registry=handlers)
     async def on_probe(**_: Any) -> str:
         if why := unhealthy():
             raise kopf.PermanentError(why)

@@ -1,0 +1,51 @@
+{{/* One name for all objects of the operator: that of the release, with the chart's where it does not say it already. */}}
+{{- define "outbox-operator.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{ .Release.Name | trunc 53 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" }}
+{{- end -}}
+{{- end -}}
+
+{{- define "outbox-operator.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "outbox-operator.labels" -}}
+{{ include "outbox-operator.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: bento-outbox
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* An image of ours: {{ include "outbox-operator.image" (list . "projector") }} */}}
+{{- define "outbox-operator.image" -}}
+{{- $root := index . 0 -}}
+{{- printf "%s/%s:%s" $root.Values.image.repository (index . 1) (default $root.Chart.AppVersion $root.Values.image.tag) -}}
+{{- end -}}
+
+{{/*
+What the operator may do, and nothing else. It reads no Secrets: pods mount them by reference.
+To server-side apply an object takes patch, and create where it does not exist yet. Nothing is deleted: the garbage collector
+removes the children of an OutboxTenant.
+*/}}
+{{- define "outbox-operator.rules" -}}
+- apiGroups: [outbox.bento.dev]
+  resources: [outboxtenants]
+  verbs: [get, list, watch]
+# Its own part of the status; and nobody can grant what they do not have: each projector gets it for its own OutboxTenant.
+- apiGroups: [outbox.bento.dev]
+  resources: [outboxtenants/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+{{- end -}}
