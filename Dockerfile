@@ -26,10 +26,7 @@ RUN tools/bin/python -m pip --python /opt/venv/bin/python install --no-compile -
 
 # Below /project is what the project adds to /opt/venv.
 FROM tools AS project
-COPY pyproject.toml README.md LICENSE ./
-COPY library library
-COPY projector projector
-COPY operator operator
+COPY . ./
 RUN tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && tools/bin/python -m pip --python /opt/venv/bin/python install --no-deps --no-compile --prefix /project/opt/venv dist/*.whl \
  && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /project /project
@@ -47,16 +44,16 @@ FROM runtime AS operator
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="Bento Outbox operator" org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.description="Runs one projector for each OutboxTenant of a Kubernetes cluster."
-COPY --from=operator-dependencies /opt/venv /opt/venv
-COPY --from=project /project /
 ENTRYPOINT ["outbox-operator"]
 CMD ["run"]
+COPY --from=operator-dependencies /opt/venv /opt/venv
+COPY --from=project /project /
 
 FROM runtime AS projector
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="Bento Outbox projector" org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.description="Delivers a tenant's events from its outbox table to Apache Pulsar."
-COPY --from=projector-dependencies /opt/venv /opt/venv
-COPY --from=project /project /
 ENTRYPOINT ["outbox-projector"]
 CMD ["run"]
+COPY --from=projector-dependencies /opt/venv /opt/venv
+COPY --from=project /project /

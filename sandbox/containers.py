@@ -51,7 +51,7 @@ def answers() -> bool:
 def load(archive: Path) -> None:
     """Makes the images of an archive known to the cluster."""
     processes.run(
-        ["ctr", "--namespace=k8s.io", "images", "import", "--no-unpack", archive],
+        ["ctr", "--namespace=k8s.io", "images", "import", archive],
         what=f"loading {archive.name}",
         log=paths.logs() / "images.log",
     )
