@@ -96,6 +96,8 @@ class _Operator:
                 cache=self._cache, queue=self._queue, login=login, unhealthy=self._resync.overdue
             ),
             settings=handlers.settings(),
+            # For peering, which is off. Left to itself kopf asks for the name of the user, and in a pod there is none.
+            identity="outbox-operator",  # type: ignore[arg-type]
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
             liveness_endpoint=f"http://0.0.0.0:{self._settings.http_port}/healthz",

@@ -1,9 +1,9 @@
-{{/* One name for all objects of the operator: that of the release, with the chart's where it does not say it already. */}}
+{{/* One name for all objects of the operator: that of the release, with what it is where that does not say it already. */}}
 {{- define "outbox-operator.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- if contains "operator" .Release.Name -}}
 {{ .Release.Name | trunc 53 | trimSuffix "-" }}
 {{- else -}}
-{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" }}
+{{ printf "%s-operator" (.Release.Name | trunc 44 | trimSuffix "-") }}
 {{- end -}}
 {{- end -}}
 
