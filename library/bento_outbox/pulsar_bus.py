@@ -185,6 +185,11 @@ class PulsarMessageBus:
     async def _publish_to(
         self, topic: str, events: list[Envelope], stored: set[UUID], refused: dict[UUID, Refusal]
     ) -> None:
+        if not topic.rpartition("/")[2].strip():
+            # The client would ask again and again until it times out, as if the broker were away.
+            blank = Refusal(f"{_PERMANENT['InvalidTopicName']}: {topic!r}", permanent=True)
+            refused |= dict.fromkeys((event.id for event in events), blank)
+            return
         try:
             producer = await self._producer(topic)
         except BusUnavailable as error:

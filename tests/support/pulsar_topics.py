@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 
 import aiohttp
@@ -33,6 +34,17 @@ class Topics:
     async def exactly(self, count: int, topic: str) -> list[Received]:
         """The first `count` messages of the topic, after which there must be no more."""
         return await asyncio.to_thread(self._read, count, topic)
+
+    def distinct(self, topic: str) -> set[str]:
+        """The ids of all events on the topic, each once however often it is there."""
+        reader = self._client.create_reader(topic, pulsar.MessageId.earliest)
+        try:
+            found = set()
+            while reader.has_message_available():
+                found.add(_received(reader.read_next(RECEIVE_TIMEOUT_MILLISECONDS)).event_id)
+            return found
+        finally:
+            reader.close()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
@@ -82,5 +94,11 @@ class Namespaces:
         await self._call("DELETE", f"{topic.replace('://', '/')}?force=true")
 
     async def _call(self, method: str, path: str, body: object = None) -> None:
-        async with self._http.request(method, f"{self._admin_url}/admin/v2/{path}", json=body) as response:
+        request = self._http.request(
+            method,
+            f"{self._admin_url}/admin/v2/{path}",
+            data=None if body is None else json.dumps(body),
+            headers={"Content-Type": "application/json"},
+        )
+        async with request as response:
             assert response.status < 300, f"{method} {path}: {response.status} {await response.text()}"
