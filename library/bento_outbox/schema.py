@@ -14,8 +14,11 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bento_outbox.errors import SchemaError
+from bento_outbox.errors import MisuseError, SchemaError
 from bento_outbox.table import make_outbox_table
+
+LONGEST_NAME = 63 - len("_alembic_version_pkc")
+"""Bytes; the longest name made of the table's must be one that Postgres takes."""
 
 
 async def apply_schema(engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
@@ -39,6 +42,8 @@ def schema_sql(*, table: str = "outbox", schema: str | None = None) -> str:
 
 
 def _config(table: str, schema: str | None, *, output: io.StringIO | None = None) -> Config:
+    if len(table.encode()) > LONGEST_NAME:
+        raise MisuseError(f"the table name {table!r} is too long: at most {LONGEST_NAME} bytes")
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", "bento_outbox:migrations")
     config.attributes |= {"table": table, "schema": schema}
