@@ -34,7 +34,9 @@ def difference(manifest: Manifest, live: Manifest | None) -> str | None:
     live_hash = live["metadata"].get("annotations", {}).get(HASH_ANNOTATION)
     if live_hash != manifest["metadata"]["annotations"][HASH_ANNOTATION]:
         return "it was made from another manifest"
-    return _difference(manifest, live, path="")
+    # Not part of what can differ, and missing in the items of a list.
+    content = {field: value for field, value in manifest.items() if field not in ("apiVersion", "kind")}
+    return _difference(content, live, path="")
 
 
 def _difference(wanted: Any, actual: Any, *, path: str) -> str | None:

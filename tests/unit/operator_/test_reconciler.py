@@ -30,13 +30,19 @@ class World:
         self.cache = Cache()
         self.now = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         self.cluster.listeners.append(self.watch)
-        self.reconciler = self.restarted()
+        self.reconciler = self.new_reconciler()
 
-    def restarted(self) -> Reconciler:
-        self.reconciler = Reconciler(
-            cluster=self.cluster, cache=self.cache, projector_image="image:1", now=lambda: self.now
-        )
-        return self.reconciler
+    def new_reconciler(self) -> Reconciler:
+        return Reconciler(cluster=self.cluster, cache=self.cache, projector_image="image:1", now=lambda: self.now)
+
+    async def restart(self) -> None:
+        """A new process: it knows nothing but what it lists."""
+        self.cache = Cache()
+        self.reconciler = self.new_reconciler()
+        for kind in WATCHED:
+            with self.cache.listing(kind) as listing:
+                async for obj in self.cluster.list(kind, None):
+                    listing.add(obj)
 
     def watch(self, event: str, kind: Kind, obj: Manifest) -> None:
         if event == "DELETED":
@@ -97,7 +103,7 @@ async def test_a_look_reads_nothing_from_the_api_server(world: World) -> None:
 
 async def test_a_restart_writes_nothing(world: World) -> None:
     await world.look()
-    world.restarted()
+    await world.restart()
     assert await world.look() == []
 
 
