@@ -7,7 +7,6 @@ network as those of this machine do: they get its CA bundle and its pip configur
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,7 +20,8 @@ BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _one_at_a_time = threading.Lock()
 
 
-def exists(image: str) -> bool:
+def present(image: str) -> bool:
+    """Whether an image has been built; also asked before buildah itself is there."""
     with _command() as buildah:
         return processes.output([*buildah, "inspect", "--type=image", "--format={{.FromImage}}", image]) is not None
 
@@ -39,7 +39,8 @@ def build(
     with _command() as buildah, tempfile.TemporaryDirectory() as scratch:
         processes.run(
             [
-                *(*buildah, "build", "--layers", "--isolation=chroot", "--network=host", "--pull-never", f"--file={file}"),
+                *(*buildah, "build", "--layers", "--isolation=chroot", "--network=host", "--pull-never"),
+                f"--file={file}",
                 *([f"--target={target}"] if target else []),
                 *(f"--build-arg={name}={value}" for name, value in (arguments or {}).items()),
                 *(f"--volume={volume}" for volume in _network_files(Path(scratch))),
@@ -61,7 +62,8 @@ def archive(tags: Sequence[str], target: Path, *, log: Path) -> None:
                 what=f"exporting the image {tag}",
                 log=log,
             )
-    processes.run(["tar", "--create", f"--file={target}", f"--directory={layout}", "."], what="writing the archive", log=log)
+    tar = ["tar", "--create", f"--file={target}", f"--directory={layout}", "."]
+    processes.run(tar, what="writing the archive", log=log)
     shutil.rmtree(layout)
 
 

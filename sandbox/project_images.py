@@ -1,7 +1,8 @@
 """The project's images: built from the Dockerfile on a base image made here, and loaded into the cluster.
 
-No container registry is needed. The base image is what debootstrap makes of this machine's own distribution: the minimum
-plus Python. An archive in the cache, named by a digest of all that goes into it, tells whether there is anything to do.
+No container registry is needed. The base image is what debootstrap makes of this machine's own distribution: the
+minimum plus Python. An archive in the cache, named by a digest of all that goes into it, tells whether there is
+anything to do.
 """
 
 import shutil
@@ -18,7 +19,10 @@ FOLDERS = ["requirements", "library", "projector", "operator"]
 
 # Counts up when the recipe of the base image changes.
 BASE_RECIPE = "1"
-DISPENSABLE = ["usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists"]
+DISPENSABLE = [
+    *("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale"),
+    *("var/cache/apt", "var/lib/apt/lists"),
+]
 
 
 def version() -> str:
@@ -34,17 +38,22 @@ def base() -> str:
     return f"{REPOSITORY}/base:{distribution.codename() or 'stable'}-{BASE_RECIPE}"
 
 
+def fetches() -> frozenset[str]:
+    if _wanted().exists():
+        return frozenset()
+    return frozenset({"pip"}) if buildah.present(base()) else frozenset({"pip", "apt"})
+
+
 def prepare() -> None:
     """Builds what the sources of this moment ask for, and forgets what earlier ones asked for."""
-    digest = caching.digest(*(paths.PROJECT / name for name in (*SOURCES, *FOLDERS)), salt=[base()])
-    folder = caching.built(f"images-{digest}", _build)
+    folder = caching.built(_wanted().name, _build)
     for other in _folders():
         if other != folder:
             shutil.rmtree(other)
 
 
 def start() -> None:
-    """Loads what was prepared, unless the cluster has just that. (Sources may have changed since: that is for later.)"""
+    """Loads what was prepared, unless the cluster has just that. (Sources that changed since are for the next time.)"""
     folder = _folders()[-1]
     mark = paths.run() / "images"
     if mark.exists() and mark.read_text() == folder.name:
@@ -54,13 +63,22 @@ def start() -> None:
     mark.write_text(folder.name)
 
 
+def ready() -> bool:
+    return (paths.run() / "images").exists()
+
+
+def _wanted() -> Path:
+    digest = caching.digest(*(paths.PROJECT / name for name in (*SOURCES, *FOLDERS)), salt=[base()])
+    return paths.cache() / f"images-{digest}"
+
+
 def _folders() -> list[Path]:
     return sorted(paths.cache().glob("images-*"), key=lambda folder: folder.stat().st_mtime)
 
 
 def _build(scratch: Path) -> None:
     log = paths.build_logs() / "images.log"
-    if not buildah.exists(base()):
+    if not buildah.present(base()):
         _build_base(log)
     for target, name in names().items():
         with progress.step(f"building the image of the {target}"):

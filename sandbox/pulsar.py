@@ -24,9 +24,17 @@ OPENED = [
 ]
 
 
+FOLDER = f"pulsar-{versions.PULSAR}"
+
+
+def fetches() -> frozenset[str]:
+    jars = frozenset() if (paths.cache() / FOLDER).exists() else frozenset({"maven"})
+    return jars | java.fetches()
+
+
 def prepare() -> None:
     java.ensured()
-    caching.built(f"pulsar-{versions.PULSAR}", _collect_jars)
+    caching.built(FOLDER, _collect_jars)
 
 
 def _collect_jars(scratch: Path) -> None:
@@ -36,8 +44,9 @@ def _collect_jars(scratch: Path) -> None:
         pom.write_text(template.substitute(version=versions.PULSAR))
         processes.run(
             [
-                *(java.maven(), "--batch-mode", "--no-transfer-progress", f"-Dmaven.repo.local={paths.build_cache('maven')}"),
-                *("-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={scratch / 'lib'}"),
+                *(java.maven(), "--batch-mode", "--no-transfer-progress", "-f", pom, "dependency:copy-dependencies"),
+                *(f"-Dmaven.repo.local={paths.build_cache('maven')}", "-DincludeScope=runtime"),
+                f"-DoutputDirectory={scratch / 'lib'}",
             ],
             what="collecting the jars of Pulsar with Maven",
             log=paths.build_logs() / "pulsar.log",
@@ -58,22 +67,23 @@ def start() -> None:
     daemon = Daemon(NAME, _command(home, configuration), cwd=home)
     with progress.step("starting Pulsar"):
         daemon.start()
-        daemon.wait(_answers, seconds=180)
+        daemon.wait(ready, seconds=180)
 
 
 def _command(home: Path, configuration: Path) -> processes.Command:
-    libraries = paths.cache() / f"pulsar-{versions.PULSAR}" / "lib"
+    libraries = paths.cache() / FOLDER / "lib"
     return [
         *(java.ensured() / "bin" / "java", "-Xms256m", "-Xmx768m", "-XX:MaxDirectMemorySize=512m"),
         *(option for package in OPENED for option in ("--add-opens", f"{package}=ALL-UNNAMED")),
         *("-Dio.netty.tryReflectionSetAccessible=true", "-Dpulsar.allocator.exit_on_oom=true"),
         *(f"-Djava.io.tmpdir={home / 'tmp'}", "-cp", f"{libraries}/*", "org.apache.pulsar.PulsarStandaloneStarter"),
-        *("--config", configuration, "--no-functions-worker", "--no-stream-storage"),
-        *("--advertised-address", network.NODE, "--zookeeper-dir", home / "metadata", "--bookkeeper-dir", home / "ledgers"),
+        *("--config", configuration, "--advertised-address", network.NODE),
+        *("--no-functions-worker", "--no-stream-storage"),
+        *("--zookeeper-dir", home / "metadata", "--bookkeeper-dir", home / "ledgers"),
     ]
 
 
-def _answers() -> bool:
+def ready() -> bool:
     """Healthy, and the namespace that clients use by default exists."""
     try:
         with urllib.request.urlopen(f"{ADMIN_URL}/admin/v2/brokers/health", timeout=10) as response:  # noqa: S310

@@ -5,6 +5,12 @@ from pathlib import Path
 
 from sandbox import caching, paths, processes, progress
 
+PIP = [sys.executable, "-m", "pip"]
+
+
+def present(requirement: str) -> bool:
+    return (paths.cache() / _folder(requirement)).exists()
+
 
 def installed(requirement: str) -> Path:
     """The folder into which exactly `requirement` (name==version) is installed; installs it if need be."""
@@ -12,9 +18,13 @@ def installed(requirement: str) -> Path:
     def install(scratch: Path) -> None:
         with progress.step(f"installing the wheel {requirement}"):
             processes.run(
-                [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--target", scratch, requirement],
+                [*PIP, "install", "--no-deps", "--only-binary=:all:", "--target", scratch, requirement],
                 what=f"pip install {requirement}",
                 log=paths.build_logs() / "pip.log",
             )
 
-    return caching.built("wheel-" + requirement.replace("==", "-"), install)
+    return caching.built(_folder(requirement), install)
+
+
+def _folder(requirement: str) -> str:
+    return "wheel-" + requirement.replace("==", "-")
