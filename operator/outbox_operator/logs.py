@@ -38,7 +38,13 @@ def configure(*, level: str, fmt: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    logging.getLogger("asyncio").addFilter(_no_open_generators)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.getLogger("outbox_operator").setLevel(level.upper())
+
+
+def _no_open_generators(record: logging.LogRecord) -> bool:
+    """kopf that is stopped in the middle of an event leaves its stream to be closed by the loop, which calls it an error."""
+    return "closing of asynchronous generator" not in record.getMessage()
