@@ -38,7 +38,7 @@ def run() -> None:
 
     try:
         asyncio.run(operator.run(settings))
-    except ClusterError as error:
+    except (ClusterError, OSError) as error:
         logger.error("stopped", error=str(error))
         sys.exit(1)
 

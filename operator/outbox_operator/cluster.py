@@ -81,7 +81,7 @@ class KubernetesCluster:
 
     def __init__(self, configuration: client.Configuration, *, connections: int) -> None:
         configuration.connection_pool_maxsize = connections
-        # Otherwise each request asks for proxies and .netrc anew, in a thread; the kubeconfig names a proxy where one is.
+        # Otherwise each request asks for proxies and .netrc anew, in a thread; a kubeconfig names its proxy itself.
         configuration.client_session_kwargs = {"trust_env": False}
         self._client = client.ApiClient(configuration)
 

@@ -21,10 +21,8 @@ Login = Callable[[], Awaitable[Credentials]]
 """What kopf calls at the start, and again when the API server refuses the credentials."""
 
 
-def registry(
-    *, cache: Cache, queue: WorkQueue[Key], login: Login, unhealthy: Callable[[], str | None]
-) -> kopf.OperatorRegistry:
-    """All handlers, for one operator. `unhealthy` tells why /healthz should fail, if it should."""
+def registry(*, cache: Cache, queue: WorkQueue[Key], login: Login) -> kopf.OperatorRegistry:
+    """All handlers, for one operator."""
     handlers = kopf.OperatorRegistry()
     for kind in WATCHED:
         _watch(kind, handlers, cache=cache, queue=queue)
@@ -41,12 +39,6 @@ def registry(
             scheme="Bearer" if current.token else None,
             token=current.token,
         )
-
-    @kopf.on.probe(id="resync", registry=handlers)
-    async def on_probe(**_: Any) -> str:
-        if why := unhealthy():
-            raise kopf.PermanentError(why)
-        return "ok"
 
     return handlers
 

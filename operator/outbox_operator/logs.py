@@ -46,5 +46,5 @@ def configure(*, level: str, fmt: str) -> None:
 
 
 def _no_open_generators(record: logging.LogRecord) -> bool:
-    """kopf that is stopped in the middle of an event leaves its stream to be closed by the loop, which calls it an error."""
+    """kopf that is stopped amid an event leaves its stream to be closed by the loop, which calls that an error."""
     return "closing of asynchronous generator" not in record.getMessage()

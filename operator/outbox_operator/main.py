@@ -21,7 +21,7 @@ from typing import Final
 import kopf
 import structlog
 
-from outbox_operator import handlers
+from outbox_operator import handlers, health
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster, KubernetesCluster, credentials, load_configuration
 from outbox_operator.keys import Key
@@ -67,6 +67,11 @@ class _Operator:
         )
 
     async def run(self, login: handlers.Login) -> None:
+        """Until a signal comes or a part fails."""
+        async with health.serving(port=self._settings.http_port, unhealthy=self._resync.overdue):
+            await self._run(login)
+
+    async def _run(self, login: handlers.Login) -> None:
         workers = asyncio.create_task(self._queue.run(), name="workers")
         resync = asyncio.create_task(self._resync.run(), name="resync")
         # At its end kopf cancels every task that was created after it began: ours have to exist by then.
@@ -92,13 +97,10 @@ class _Operator:
 
     async def _watch(self, login: handlers.Login) -> None:
         await kopf.operator(
-            registry=handlers.registry(
-                cache=self._cache, queue=self._queue, login=login, unhealthy=self._resync.overdue
-            ),
+            registry=handlers.registry(cache=self._cache, queue=self._queue, login=login),
             settings=handlers.settings(),
             # For peering, which is off. Left to itself kopf asks for the name of the user, and in a pod there is none.
             identity="outbox-operator",  # type: ignore[arg-type]
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
-            liveness_endpoint=f"http://0.0.0.0:{self._settings.http_port}/healthz",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import kopf
 import pytest
 
 from outbox_operator import handlers
@@ -38,10 +37,7 @@ async def login() -> Credentials:
 class Seam:
     def __init__(self) -> None:
         self.cache, self.queue = Cache(), Recorder()
-        self.unhealthy: str | None = None
-        self.registry = handlers.registry(
-            cache=self.cache, queue=self.queue, login=login, unhealthy=lambda: self.unhealthy
-        )
+        self.registry = handlers.registry(cache=self.cache, queue=self.queue, login=login)
 
     def handlers(self, what: str) -> list[Any]:
         return list(getattr(self.registry, f"_{what}").get_all_handlers())
@@ -110,11 +106,3 @@ async def test_kopf_logs_in_as_the_client_does(seam: Seam) -> None:
     (handler,) = [h for h in seam.handlers("activities") if h.activity.value == "authentication"]
     connection = await handler.fn()
     assert (connection.server, connection.ca_path, connection.token) == ("https://api", "/ca", "token")
-
-
-async def test_healthz_follows_the_resync(seam: Seam) -> None:
-    (handler,) = [h for h in seam.handlers("activities") if h.activity.value == "probe"]
-    assert await handler.fn() == "ok"
-    seam.unhealthy = "the list is old"
-    with pytest.raises(kopf.PermanentError, match="the list is old"):
-        await handler.fn()

@@ -1,0 +1,27 @@
+"""/healthz: 200 while this process does its work, otherwise 503 and why not, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+
+@asynccontextmanager
+async def serving(*, port: int, unhealthy: Callable[[], str | None]) -> AsyncIterator[None]:
+    """Serves as long as the context lasts; asks `unhealthy` at every request. Raises OSError if the port is taken."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        why = unhealthy()
+        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, port=port).start()
+        yield
+    finally:
+        await runner.cleanup()
