@@ -6,12 +6,13 @@ live beside the application's own history.
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, MetaData, inspect
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.errors import MisuseError, SchemaError
@@ -21,10 +22,18 @@ LONGEST_NAME = 63 - len("_alembic_version_pkc")
 """Bytes; the longest name made of the table's must be one that Postgres takes."""
 
 
+_one_at_a_time: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+"""Alembic keeps the migration that runs in a global: two at once, even of two databases, would mix."""
+
+
 async def apply_schema(engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
-    """Creates the outbox table or upgrades it, in one transaction. Does nothing when it is up to date."""
-    async with engine.begin() as connection:
-        await connection.run_sync(_alembic(command.upgrade, table, schema))
+    """Creates the outbox table or upgrades it, in one transaction. Does nothing when it is up to date.
+
+    Several processes may do so at once: one does the work, the others wait for it.
+    """
+    async with _one_at_a_time.setdefault(asyncio.get_running_loop(), asyncio.Lock()), engine.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('bento_outbox schema'))"))
+        await connection.run_sync(lambda sync: _apply(sync, table, schema))
 
 
 async def validate_schema(engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
@@ -50,13 +59,13 @@ def _config(table: str, schema: str | None, *, output: io.StringIO | None = None
     return config
 
 
-def _alembic(action: Callable[[Config, str], None], table: str, schema: str | None) -> Callable[[Connection], None]:
-    def run(connection: Connection) -> None:
-        config = _config(table, schema)
-        config.attributes["connection"] = connection
-        action(config, "head")
-
-    return run
+def _apply(connection: Connection, table: str, schema: str | None) -> None:
+    config = _config(table, schema)
+    config.attributes["connection"] = connection
+    if not inspect(connection).has_table(table, schema=schema):
+        # It may have been dropped by hand, with its history still saying that all is done.
+        command.stamp(config, "base")
+    command.upgrade(config, "head")
 
 
 def _validate(connection: Connection, table: str, schema: str | None) -> None:
