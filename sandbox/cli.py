@@ -51,7 +51,8 @@ def up(parts: tuple[str, ...]) -> None:
         click.echo(f"{PARTS[name].title}: yours, by {PARTS[name].variable}")
     for name in plan.start:
         click.echo(f"{PARTS[name].title}: ready")
-    click.echo("Look around with `python -m sandbox shell`; remove everything with `python -m sandbox down`.")
+    if plan.start:
+        click.echo("Look around with `python -m sandbox shell`; remove everything with `python -m sandbox down`.")
 
 
 @main.command(help="Stop and remove everything but the cache of builds.")

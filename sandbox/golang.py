@@ -1,7 +1,6 @@
 """Go: the machine's if it is new enough, else the one in a Python wheel; and builds of the module in components/."""
 
 import functools
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,8 @@ def program() -> Path:
     if own is not None:
         return own
     wheel = wheels.installed(versions.GO_WHEEL)
-    programs = sorted(p for p in wheel.rglob("bin/go") if p.is_file() and os.access(p, os.X_OK))
+    # Beside the toolchain's own `go` there is a Python script of the same name.
+    programs = sorted(p for p in wheel.rglob("bin/go") if (p.parent.parent / "src").is_dir())
     if not programs:
         raise SandboxError(f"The wheel {versions.GO_WHEEL} has no program `go`; install Go from your distribution.")
     return programs[0]

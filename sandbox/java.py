@@ -9,6 +9,9 @@ from pathlib import Path
 from sandbox import processes, versions, wheels
 from sandbox.errors import SandboxError
 
+CERTIFICATES = Path("/etc/ssl/certs/java/cacerts")
+"""What Debian and Ubuntu make of the machine's certificates for any Java."""
+
 
 @functools.cache
 def home() -> Path | None:
@@ -46,6 +49,14 @@ def maven() -> str:
     if found is None:
         raise SandboxError("Maven (mvn) is missing; install your distribution's package `maven`.")
     return found
+
+
+def maven_environment() -> dict[str, str]:
+    """With what Maven runs: any Java of the machine, however old, else the wheel's with the machine's certificates."""
+    if processes.output(["java", "-version"]) is not None:
+        return {}
+    trust = f"-Djavax.net.ssl.trustStore={CERTIFICATES}" if CERTIFICATES.exists() else ""
+    return {"JAVA_HOME": str(ensured()), "MAVEN_OPTS": f"{os.environ.get('MAVEN_OPTS', '')} {trust}".strip()}
 
 
 def major(version_output: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import distribution, golang, paths, processes, progress
+from sandbox import distribution, golang, java, paths, processes, progress
 from sandbox.errors import SandboxError
 from sandbox.parts import PARTS
 
@@ -104,25 +104,26 @@ def _pip() -> None:
 
 
 def _go() -> None:
-    go = golang.found()
-    if go is not None:
+    if golang.fetches() == {"go"}:
         _ask(
             "The Go module proxy",
             "check the network and `go env GOPROXY`.",
-            [go, "list", "-m", "-versions", "k8s.io/utils"],
+            [golang.program(), "list", "-m", "-versions", "k8s.io/utils"],
             **{**golang.environment(), "GOFLAGS": "-mod=mod"},
         )
 
 
 def _maven() -> None:
     maven = shutil.which("mvn")
-    if maven is not None:
+    # Where they are still to be installed, it is too early to ask.
+    if maven is not None and not java.fetches():
         # A repository of its own, or it would answer from what was fetched before.
         with tempfile.TemporaryDirectory() as repository:
             _ask(
                 "The Maven repository",
                 "check the network and ~/.m2/settings.xml.",
                 [maven, "--batch-mode", "--quiet", f"-Dmaven.repo.local={repository}", "help:help"],
+                **java.maven_environment(),
             )
 
 

@@ -50,7 +50,7 @@ def _collect_jars(scratch: Path) -> None:
             ],
             what="collecting the jars of Pulsar with Maven",
             log=paths.build_logs() / "pulsar.log",
-            env={"JAVA_HOME": str(java.ensured())},
+            env=java.maven_environment(),
         )
 
 
