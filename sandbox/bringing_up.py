@@ -1,12 +1,11 @@
 """The one way to a running sandbox, for `up`, `exec` and `shell` alike: check, build, create, start."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
-from sandbox import caching, distribution, inside, namespace, paths, preflight, processes, rules
+from sandbox import caching, distribution, inside, namespace, network, paths, preflight, processes, rules
 from sandbox.errors import SandboxError
 from sandbox.parts import PARTS
 from sandbox.rules import Plan
@@ -14,7 +13,7 @@ from sandbox.rules import Plan
 
 def plan(requested: Sequence[str]) -> Plan:
     """What is to be done here for these parts (none means all)."""
-    return rules.plan(requested, os.environ, resolve=resolve)
+    return rules.plan(requested, os.environ, resolve=network.address_of)
 
 
 def bring_up(wanted: Plan) -> None:
@@ -59,12 +58,3 @@ def become(command: Sequence[str], used: Plan) -> None:
         os.execvpe(command[0], list(command), variables)  # noqa: S606 - replacing this process is the point
     except FileNotFoundError:
         raise SandboxError(f"There is no program {command[0]!r}.") from None
-
-
-def resolve(host: str) -> str:
-    """The address of a host, as this machine sees it."""
-    try:
-        found = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise SandboxError(f"The host {host!r} in DATABASE_URL or PULSAR_URL cannot be resolved: {error}.") from error
-    return str(found[0][4][0])

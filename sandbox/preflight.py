@@ -54,29 +54,36 @@ def refusal(facts: Facts) -> str | None:
     return None
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises if these parts cannot be brought up here."""
-    missing = distribution.missing([program for name in names for program in PARTS[name].programs])
+def facts(names: Sequence[str]) -> Facts:
+    """What counts for these parts on this machine."""
     probe = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "true"]
     builds = [PARTS[name] for name in names if PARTS[name].fetches()]
-    sentence = refusal(
-        Facts(
-            system=platform.system(),
-            root=os.geteuid() == 0,
-            namespaces=processes.output(probe) is not None,
-            apt=shutil.which("apt-get") is not None,
-            missing_packages=missing,
-            cache=paths.cache(),
-            free_gigabytes=_free(paths.cache()) / 1e9,
-            needed_gigabytes=ENOUGH_TO_RUN_GIGABYTES + sum(part.gigabytes for part in builds),
-        )
+    return Facts(
+        system=platform.system(),
+        root=os.geteuid() == 0,
+        namespaces=processes.output(probe) is not None,
+        apt=shutil.which("apt-get") is not None,
+        missing_packages=_missing_packages(names),
+        cache=paths.cache(),
+        free_gigabytes=_free(paths.cache()) / 1e9,
+        needed_gigabytes=ENOUGH_TO_RUN_GIGABYTES + sum(part.gigabytes for part in builds),
     )
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises if these parts cannot be brought up here."""
+    sentence = refusal(facts(names))
     if sentence is not None:
         raise SandboxError(sentence)
-    wanted = {registry for part in builds for registry in part.fetches()} | ({"apt"} if missing else set())
+    wanted = {registry for name in names for registry in PARTS[name].fetches()}
+    wanted |= {"apt"} if _missing_packages(names) else set()
     if wanted:
         with progress.step("checking that the package registries answer"):
             processes.together(*(REGISTRIES[name] for name in sorted(wanted)))
+
+
+def _missing_packages(names: Sequence[str]) -> list[str]:
+    return distribution.missing([program for name in names for program in PARTS[name].programs])
 
 
 def _free(path: Path) -> int:

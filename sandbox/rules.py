@@ -1,4 +1,4 @@
-"""Decides what to start, from what was asked for and what the environment says exists already. Nothing here acts.
+"""Decides what to start, from what was asked for and what the environment says exists already. Nothing is begun here.
 
 The sandbox's network is private, so a mixture of old and new needs thought:
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from sandbox import kubernetes, network, postgres, pulsar
+from sandbox import kubernetes, namespace, network, postgres, preflight, pulsar
 from sandbox.errors import SandboxError
 from sandbox.parts import PARTS, Part
 
@@ -68,6 +68,15 @@ def plan(requested: Sequence[str], environ: Mapping[str, str], *, resolve: Calla
         existing=tuple(part.name for part in existing),
         relays=tuple(relays),
     )
+
+
+def obstacle(requested: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """Why these parts cannot be used on this machine, if they cannot; for who would rather skip than fail."""
+    try:
+        start = plan(requested, environ, resolve=network.address_of).start if requested else ()
+    except SandboxError as error:
+        return str(error)
+    return preflight.refusal(preflight.facts(start)) if start and not namespace.inside() else None
 
 
 def _exists(part: Part, environ: Mapping[str, str]) -> bool:
