@@ -151,6 +151,9 @@ class UnitOfWork:
         await session.close()
 
     def _drain(self, session: Session) -> None:
+        if session.in_nested_transaction():
+            # A savepoint is released. An INSERT now would be undone if one around it is rolled back.
+            return
         session.flush()
         envelopes = self.collect_events()
         if envelopes:
