@@ -86,7 +86,7 @@ class Store:
             self._mark_refused,
             {
                 "ids": list(refused),
-                "reasons": [refusal.reason for refusal in refused.values()],
+                "reasons": [_as_text(refusal.reason) for refusal in refused.values()],
                 "permanent": [refusal.permanent for refusal in refused.values()],
                 "waits": [retries.wait(counts[event_id] + 1) for event_id in refused],
                 "max_retries": retries.maximum,
@@ -124,6 +124,11 @@ def _read(row: Row[Any]) -> Envelope:
         topic=row.topic,
         created_at=row.created_at,
     )
+
+
+def _as_text(reason: str) -> str:
+    """The reason as Postgres takes it: any bus may have put into it what it got from somewhere."""
+    return reason.encode(errors="replace").decode().replace("\0", "?")
 
 
 def settled(claim: Claim, refused: Mapping[UUID, Refusal]) -> Sequence[UUID]:
