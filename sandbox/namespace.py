@@ -71,14 +71,14 @@ def create() -> State:
     with progress.step("creating the private network"):
         made = [folder for folder in paths.PRIVATE if not Path(folder).exists()]
         # Recorded before anything is made, so that `down` can undo it after an interruption.
-        _write(State(0, "", "", made))
+        write(State(0, "", "", made))
         for folder in made:
             Path(folder).mkdir(parents=True)
         for group in _cgroups():
             group.mkdir(exist_ok=True)
         pid = _start_init()
         state = State(pid, started(pid), _boot(), made)
-        _write(state)
+        write(state)
     return state
 
 
@@ -196,7 +196,7 @@ def _file() -> Path:
     return paths.run() / "state.json"
 
 
-def _write(state: State) -> None:
+def write(state: State) -> None:
     scratch = _file().with_suffix(".partial")
     scratch.write_text(json.dumps(asdict(state)))
     scratch.rename(_file())

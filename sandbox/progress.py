@@ -30,6 +30,8 @@ class Reporter:
     write: Callable[[str], object]
     terminal: bool
     clock: Callable[[], float] = time.monotonic
+    ticking: bool = True
+    """Whether a thread of its own calls `report` each second."""
     steps: list[Step] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     ticker: threading.Thread | None = None
@@ -38,7 +40,7 @@ class Reporter:
         step = Step(title, self.clock())
         with self.lock:
             self.steps.append(step)
-            if self.ticker is None:
+            if self.ticking and self.ticker is None:
                 self.ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
                 self.ticker.start()
         return step
@@ -90,7 +92,8 @@ class Reporter:
 
 
 def readable(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
 def _write(text: str) -> None:
