@@ -14,8 +14,6 @@ def test_a_failing_program_is_shown_with_the_end_of_its_log(tmp_path: Path) -> N
     log = tmp_path / "build.log"
     message = rf"building it failed \(exit code 3\)\. The log is {log} and ends:\n    two"
     with pytest.raises(SandboxError, match=message):
-        SandboxError, match=rf"building it failed \(exit code 3\)\. The log is {log} and ends:\n    two"
-    ):
         processes.run(["sh", "-c", "echo two; exit 3"], what="building it", log=log)
 
 
