@@ -73,6 +73,12 @@ def table() -> str:
     return kubectl("get", "outboxtenants").rstrip()
 
 
+def row(name: str) -> tuple[list[str], list[str]]:
+    """The names of the table's columns, and a tenant's values in them."""
+    columns, values = kubectl("get", "outboxtenants", name).splitlines()
+    return columns.split(), values.split()
+
+
 def pod_addresses(name: str) -> list[str]:
     """The addresses of the tenant's projector pods."""
     pods = json.loads(kubectl("get", "pods", "-l", f"outbox.bento.dev/outboxtenant={name}", "-o", "json"))

@@ -19,6 +19,8 @@ ORDERS = 1000
 ORDERS_DURING_OUTAGE = 50
 OUTAGE_SECONDS = 15
 LIMIT_SECONDS = 90
+WIDTHS = "{:8} {:8} {:7} {:19} {:9} {:5} {:5} {}"
+"""One row at a time comes with widths of its own; these keep the rows of the outage below each other."""
 
 
 class Demo:
@@ -140,9 +142,10 @@ class Demo:
         lag = cluster.lag_seconds(seen)
         self._max_lag = max(self._max_lag, lag)
         if lag != last:
-            name = TENANTS[1]
-            row = next(line for line in cluster.table().splitlines() if line.startswith(name))
-            self.say(row)
+            columns, values = cluster.row(TENANTS[1])
+            if last < 0:
+                self.say(WIDTHS.format(*columns))
+            self.say(WIDTHS.format(*values))
         return lag
 
     def _show_table(self) -> None:
