@@ -63,7 +63,10 @@ class Rows:
 
     async def count(self, status: str) -> int:
         """How many rows have this status."""
-        return (await self.statuses()).count(status)
+        statement = text(f"SELECT count(*) FROM {self._table} WHERE tenant_id = :tenant AND status = :status")
+        async with self._sessions() as session:
+            found: int = (await session.execute(statement, {"tenant": self.tenant, "status": status})).scalar_one()
+        return found
 
     async def change(self, assignments: str) -> None:
         """UPDATE of all rows; `assignments` is SQL."""
