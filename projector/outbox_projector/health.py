@@ -1,7 +1,7 @@
 """What the process knows about itself: its two connections, its loop, its counts.
 
-Written by the loop (as its Observer) and by the reporter (backlog, check of an idle broker); read by the reporter
-and the HTTP endpoints. All on one event loop, so without locks.
+Written by the loop (as its Observer) and by the reporter (backlog, check of an idle broker, and what the loop has not
+tried yet); read by the reporter and the HTTP endpoints. All on one event loop, so without locks.
 """
 
 from __future__ import annotations

@@ -91,12 +91,16 @@ class Reporter:
         return backlog is None or backlog.pending == 0 or self._health.broker.status == UNKNOWN
 
     async def _measure(self) -> None:
+        # Whether the database can be used is the loop's to say: a role without the right to update, or a standby,
+        # answers here and not there, and two voices would make the condition flap. Except before its first word.
         try:
             async with translated(), self._session_factory() as session:
                 self._health.measured(await self._store.measure(session))
+            if self._health.database.status == UNKNOWN:
                 self._health.database_answered()
         except DatabaseUnavailable as error:
-            self._health.database_failed(error)
+            if self._health.database.status == UNKNOWN:
+                self._health.database_failed(error)
 
     async def _check_broker(self) -> None:
         try:

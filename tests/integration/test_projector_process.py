@@ -10,10 +10,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp.test_utils import unused_port
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox.schema import apply_schema
+from tests.conftest import unique
 from tests.support.programs import Running, run, started
 from tests.support.pulsar_topics import Namespaces, Topics
 from tests.support.rows import Rows
@@ -230,6 +232,39 @@ async def test_a_table_that_is_missing_is_told_and_used_as_soon_as_it_is_there(
         await rows.insert()
         await eventually(_sent(rows, 1))
         await _stopped(projector)
+
+
+async def test_a_role_that_may_only_read_is_told(variables: dict[str, str], http: Http, engine: AsyncEngine) -> None:
+    role = unique("reader")
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE ROLE \"{role}\" LOGIN PASSWORD 'reader'"))
+        await connection.execute(text(f'GRANT SELECT ON outbox TO "{role}"'))
+    url = make_url(variables["OUTBOX_DATABASE_URL"]).set(username=role, password="reader")
+    variables |= {"OUTBOX_DATABASE_URL": url.render_as_string(hide_password=False)}
+    async with started("outbox-projector", "run", **variables) as projector:
+        await http.ready_saying("DatabaseReachable=False DatabasePermissionDenied")
+        await _stopped(projector)
+    async with engine.begin() as connection:
+        await connection.execute(text(f'DROP OWNED BY "{role}"'))
+        await connection.execute(text(f'DROP ROLE "{role}"'))
+
+
+async def test_a_database_that_does_not_answer_does_not_hold_up_the_stop(
+    variables: dict[str, str], engine: AsyncEngine, empty_database_url: str, empty_engine: AsyncEngine
+) -> None:
+    """Someone has locked the whole table."""
+    await apply_schema(empty_engine)
+    variables |= {"OUTBOX_DATABASE_URL": empty_database_url, "OUTBOX_SHUTDOWN_GRACE_SECONDS": "3"}
+    async with empty_engine.connect() as locking:
+        await locking.execute(text("LOCK TABLE outbox"))
+        async with started("outbox-projector", "run", **variables) as projector:
+            await eventually(lambda: _somebody_waits(engine))
+            await _stopped(projector)
+
+
+async def _somebody_waits(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        return bool((await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one())
 
 
 async def test_a_broker_that_is_not_there_is_told_and_nobodys_retry(

@@ -191,14 +191,38 @@ async def test_without_a_database_the_broker_is_not_checked(
     assert _condition(api.written[0], "BrokerReachable") == ("Unknown", "NotTried")
 
 
-async def test_when_the_database_is_back_both_are_known_again(reporter: Reporter, api: ApiServer, table: Table) -> None:
+async def test_when_the_loop_reaches_the_database_again_the_broker_is_checked(
+    reporter: Reporter, api: ApiServer, table: Table, health: Health
+) -> None:
     table.answer = NO_DATABASE
     await reporter.report()
     table.answer = Backlog(pending=3, errors=0, oldest_seconds=0)
+    health.database_answered()
     await reporter.report()
 
     assert _condition(api.written[-1], "DatabaseReachable") == ("True", "Connected")
     assert _condition(api.written[-1], "BrokerReachable") == ("True", "Connected")
+
+
+async def test_a_database_that_answers_here_but_not_to_the_loop_stays_unreachable(
+    reporter: Reporter, api: ApiServer, health: Health
+) -> None:
+    """A role that may read and not update, or a standby: the condition must not flap."""
+    health.database_failed(DatabaseUnavailable("may not update", reason="DatabasePermissionDenied"))
+    await reporter.report()
+
+    assert _condition(api.written[0], "DatabaseReachable") == ("False", "DatabasePermissionDenied")
+    assert api.written[0]["projector"]["pending"] == 0
+
+
+async def test_a_measurement_that_fails_while_the_loop_works_is_no_outage(
+    reporter: Reporter, api: ApiServer, table: Table, health: Health
+) -> None:
+    health.database_answered()
+    table.answer = NO_DATABASE
+    await reporter.report()
+
+    assert _condition(api.written[0], "DatabaseReachable") == ("True", "Connected")
 
 
 async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: ApiServer, table: Table) -> None:
