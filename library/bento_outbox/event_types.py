@@ -1,24 +1,25 @@
-"""Domain events: which classes are events, under which name, and how they become JSON.
+"""Domain events: which classes are events, under which name, and how they become JSON and come back.
 
 The name is given by hand, not taken from the class: a class may be renamed or moved, while rows and consumers
-that know the old name live on.
+that know the old name live on. The version counts the changes of the payload: an upcaster for each step lets the
+class of today read the payloads of yesterday.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
 
-from bento_outbox.envelope import Envelope
 from bento_outbox.errors import EventNotEncodable, MisuseError
 
 
 class DomainEvent(Protocol):
-    """What an event class must offer: `aggregate_id`, the id of the aggregate it happened to, a non-empty string.
+    """What an event must offer: the id of the aggregate it happened to.
 
     An attribute `event_id` of type UUID is taken as the event's identity where there is one, so that writing the
     same event twice stores it once; otherwise each registration gets a new random id.
@@ -37,13 +38,31 @@ class EventType:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An event as delivery sees it."""
+
+    type: EventType
+    event_id: UUID
+    aggregate_id: str
+    payload: bytes
+
+
+Payload = dict[str, Any]
+Upcaster = Callable[[Payload], Payload]
+
 _types: dict[type, EventType] = {}
 _classes: dict[str, type] = {}
+_upcasters: dict[tuple[str, int], Upcaster] = {}
 _C = TypeVar("_C", bound=type)
+_U = TypeVar("_U", bound=Upcaster)
+
+# JSON that Postgres' jsonb cannot hold: the character NUL, escaped by an odd number of backslashes.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> Callable[[_C], _C]:
-    """Class decorator: registers a dataclass, attrs class or msgspec Struct as the event type `name`.
+    """Class decorator: registers a dataclass, attrs class, msgspec Struct or pydantic model as the event type `name`.
 
     version: of the payload's schema, an integer from 1. schema_id: defaults to `name`.
     Raises MisuseError if another class already has that name, or the version is below 1.
@@ -65,8 +84,23 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
     return register
 
 
-def seal(event: DomainEvent, *, tenant_id: str) -> Envelope:
-    """The envelope of `event`. Encodes now, so that a value JSON cannot hold fails the caller, not the projector.
+def upcaster(name: str, *, from_version: int) -> Callable[[_U], _U]:
+    """Decorator: the function turns a payload of `from_version` into one of the next version, as decoded JSON.
+
+    Raises MisuseError if there is one for this step already.
+    """
+
+    def register(function: _U) -> _U:
+        if (name, from_version) in _upcasters:
+            raise MisuseError(f"event type {name!r} has an upcaster from version {from_version} already")
+        _upcasters[name, from_version] = function
+        return function
+
+    return register
+
+
+def encode(event: DomainEvent) -> Encoded:
+    """The event as JSON. Done at registration, so that what JSON cannot hold fails the caller, not the projector.
 
     Raises EventNotEncodable.
     """
@@ -84,16 +118,49 @@ def seal(event: DomainEvent, *, tenant_id: str) -> Envelope:
             f"it must be a non-empty string, since it decides the order of delivery"
         )
     event_id = getattr(event, "event_id", None)
+    return Encoded(known, event_id if isinstance(event_id, UUID) else uuid4(), aggregate_id, _to_json(event, known))
+
+
+def decode(type: str, version: int | None, payload: bytes) -> Any:  # noqa: A002 - as the column is called
+    """The event that a row or message holds, for consumers that have its class; older versions are upcast.
+
+    type, version: of the message's properties `type` and `schema_ver`; no version counts as the current one.
+    Raises MisuseError when the type is unknown, the version is newer than the class, or a step has no upcaster;
+    the class's own errors when the payload does not fit.
+    """
+    cls = _classes.get(type)
+    if cls is None:
+        raise MisuseError(f"event type {type!r} is not registered: import the module that defines its class")
+    current = _types[cls].version
+    if version is not None and version > current:
+        raise MisuseError(
+            f"event type {type!r} has version {version}, but its class here is {current}: upgrade this consumer"
+        )
+    if version is not None and version < current:
+        payload = _upcast(type, version, current, payload)
+    if hasattr(cls, "model_validate_json"):
+        return cls.model_validate_json(payload)
+    return msgspec.json.decode(payload, type=cls)
+
+
+def _upcast(name: str, version: int, current: int, payload: bytes) -> bytes:
+    content = msgspec.json.decode(payload)
+    for step in range(version, current):
+        if (name, step) not in _upcasters:
+            raise MisuseError(
+                f"event type {name!r} has version {version}, its class {current}, and there is no "
+                f"@upcaster({name!r}, from_version={step})"
+            )
+        content = _upcasters[name, step](content)
+    return msgspec.json.encode(content)
+
+
+def _to_json(event: DomainEvent, known: EventType) -> bytes:
+    to_json = getattr(event, "model_dump_json", None)
     try:
-        payload = msgspec.json.encode(event)
+        payload = to_json().encode() if to_json is not None else msgspec.json.encode(event)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EventNotEncodable(f"event {known.name!r} cannot be written as JSON: {error}") from error
-    return Envelope(
-        id=event_id if isinstance(event_id, UUID) else uuid4(),
-        tenant_id=tenant_id,
-        aggregate_id=aggregate_id,
-        type=known.name,
-        schema_id=known.schema_id,
-        schema_ver=known.version,
-        payload=payload,
-    )
+    if _NUL.search(payload):
+        raise EventNotEncodable(f"event {known.name!r} holds the character NUL, which Postgres cannot store in JSON")
+    return payload

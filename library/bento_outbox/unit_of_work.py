@@ -1,33 +1,36 @@
 """The unit of work: business changes and their events, in one transaction or not at all.
 
     begin ──► the session is open, this unit of work is the current one of its context
-      │         aggregates register events; each is encoded at once and waits in memory
-    commit ─► before_commit: flush, then one INSERT of all that waits, in the same transaction
-      │       COMMIT: rows and events are there, or neither is
-    leave ──► without commit: ROLLBACK, the waiting events are forgotten; always: the previous unit of work
-              of the context is current again
+      │         aggregates register events; each is encoded at once and waits in the session
+    commit ─► one INSERT of all that waits, in the same transaction; COMMIT: rows and events are there, or neither
+      │       then, outside any transaction: with a message bus, publish at once; without, wake the projector
+    leave ──► without commit: ROLLBACK, the waiting events are forgotten; always: the previous unit of work of the
+              context is current again
 
-The INSERT hangs on the session's `before_commit`, so that `session.commit()` called by other code takes the
-events along as well; it runs after a flush, so that events registered by flush hooks are among them.
+How events wait, and get into the transaction whatever commits it, is in `pending.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
-from sqlalchemy import Table, event
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import context
+from bento_outbox.bus import MessageBus
+from bento_outbox.direct_publish import DirectPublish, DirectPublisher
 from bento_outbox.envelope import Envelope
-from bento_outbox.errors import MisuseError, TenantMissing
-from bento_outbox.event_types import DomainEvent, seal
-from bento_outbox.table import insert_statement, outbox_table, row_of
+from bento_outbox.errors import MisuseError
+from bento_outbox.event_types import DomainEvent
+from bento_outbox.outbox import Outbox
+from bento_outbox.pending import is_joined, pending_of
+from bento_outbox.waking import channel_of, waker_of
 
 _A = TypeVar("_A")
+_DEFAULT = Outbox()
 
 
 @runtime_checkable
@@ -52,13 +55,18 @@ class Repository(Generic[_A]):
         """
         found = await self._session.get(self._aggregate, key, with_for_update=True)
         if found is not None:
-            self._seen.append(found)
+            self.track(found)
         return found
 
     def add(self, aggregate: _A) -> None:
         """Adds a new aggregate: it is inserted when the unit of work commits."""
         self._session.add(aggregate)
-        self._seen.append(aggregate)
+        self.track(aggregate)
+
+    def track(self, aggregate: _A) -> None:
+        """Collects the events of an aggregate that was loaded by a query of your own."""
+        if not any(known is aggregate for known in self._seen):
+            self._seen.append(aggregate)
 
 
 class UnitOfWork:
@@ -76,17 +84,28 @@ class UnitOfWork:
         self,
         session_factory: async_sessionmaker[AsyncSession],
         *,
+        outbox: Outbox = _DEFAULT,
         tenant_id: str | None = None,
-        table: Table = outbox_table,
+        message_bus: MessageBus | None = None,
+        direct_publish: DirectPublish | None = None,
+        wake: bool = True,
     ) -> None:
-        """session_factory: opens the session. tenant_id: whose events these are. table: if not `public.outbox`."""
+        """session_factory: opens the session.
+
+        outbox: table, tenant and codec of the application.
+        tenant_id: whose events these are, if the outbox or the context does not say.
+        message_bus: publish right after the commit, as `direct_publish` says; the projector delivers what fails.
+        wake: without a bus, tell the projector after the commit; otherwise it finds the events by polling.
+        """
         self._session_factory = session_factory
+        self._outbox = outbox
         self._tenant_id = tenant_id
-        self._insert = insert_statement(table)
+        self._message_bus = message_bus
+        self._policy = direct_publish or DirectPublish()
+        self._wake = wake
         self._session: AsyncSession | None = None
-        self._outer: UnitOfWork | None = None
+        self._outer: context.Registrar | None = None
         self._seen: list[Any] = []
-        self._waiting: list[Envelope] = []
 
     @property
     def session(self) -> AsyncSession:
@@ -102,17 +121,14 @@ class UnitOfWork:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.rollback()
-        finally:
-            await self._cleanup()
+        await self._cleanup()
 
     async def begin(self) -> None:
         """Opens the session and makes this the current unit of work. Raises MisuseError if it is already begun."""
         if self._session is not None:
             raise MisuseError("the unit of work has already begun: make a new one for each transaction")
         self._session = self._session_factory()
-        event.listen(self._session.sync_session, "before_commit", self._drain)
+        pending_of(self._session).collectors.append(self._pull_events)
         self._outer = context.current.get()
         context.current.set(self)
 
@@ -120,42 +136,78 @@ class UnitOfWork:
         """The repository of a mapped class; events that its aggregates hold are collected at commit."""
         return Repository(self.session, aggregate, self._seen)
 
-    def register(self, domain_event: DomainEvent) -> None:
-        """Takes `domain_event` along. Raises TenantMissing, EventNotEncodable."""
-        if not self._tenant_id:
-            raise TenantMissing("the event has no tenant: give the unit of work a tenant_id")
-        self._waiting.append(seal(domain_event, tenant_id=self._tenant_id))
+    def register(
+        self,
+        event: DomainEvent,
+        *,
+        headers: Mapping[str, str] | None = None,
+        ordering_key: str | None = None,
+        topic: str | None = None,
+    ) -> Envelope:
+        """Takes `event` along. Raises TenantMissing, EventNotEncodable, MisuseError."""
+        return self._outbox.add(
+            self.session,
+            event,
+            tenant_id=self._tenant_id,
+            headers=headers,
+            ordering_key=ordering_key,
+            topic=topic,
+        )
 
     def collect_events(self) -> list[Envelope]:
         """The events that the next commit writes, in order, after asking the seen aggregates for those they hold."""
-        for aggregate in self._seen:
-            if isinstance(aggregate, HoldsEvents):
-                for held in aggregate.pull_events():
-                    self.register(held)
-        return list(self._waiting)
+        self._pull_events()
+        return pending_of(self.session).waiting
 
     async def commit(self) -> None:
-        """Commits business changes and events together. What the database raises is passed on, nothing is stored."""
-        await self.session.commit()
+        """Commits business changes and events together, then publishes them or wakes the projector.
+
+        What the database raises is passed on, nothing is stored. Nothing is raised after the commit.
+        """
+        session = self.session
+        pending = pending_of(session)
+        joined = is_joined(session.sync_session)
+        publisher = None if joined else self._publisher()
+        if publisher is not None:
+            pending.hold = publisher.policy.holds
+        began = asyncio.get_running_loop().time()
+        await session.commit()
+        written = pending.take_written()
+        if publisher is not None:
+            await publisher.publish(written, held_since=began)
+        elif self._wake and not joined:
+            self._wake_projectors(written)
 
     async def rollback(self) -> None:
         """Undoes everything since `begin` or the last commit; the registered events are forgotten."""
-        self._waiting.clear()
         self._seen.clear()
         await self.session.rollback()
 
     async def _cleanup(self) -> None:
         session, self._session = self.session, None
         context.current.set(self._outer)
-        event.remove(session.sync_session, "before_commit", self._drain)
+        self._seen.clear()
+        pending_of(session).collectors.remove(self._pull_events)
         await session.close()
 
-    def _drain(self, session: Session) -> None:
-        if session.in_nested_transaction():
-            # A savepoint is released. An INSERT now would be undone if one around it is rolled back.
-            return
-        session.flush()
-        envelopes = self.collect_events()
-        if envelopes:
-            session.execute(self._insert, [row_of(envelope) for envelope in envelopes])
-            self._waiting.clear()
+    def _pull_events(self) -> None:
+        for aggregate in self._seen:
+            if isinstance(aggregate, HoldsEvents):
+                for event in aggregate.pull_events():
+                    self.register(event)
+
+    def _publisher(self) -> DirectPublisher | None:
+        if self._message_bus is None:
+            return None
+        return DirectPublisher(
+            bus=self._message_bus,
+            table=self._outbox.table,
+            session_factory=self._session_factory,
+            policy=self._policy,
+        )
+
+    def _wake_projectors(self, written: list[Envelope]) -> None:
+        bind = self.session.bind
+        if isinstance(bind, AsyncEngine):
+            for tenant_id in {event.tenant_id for event in written}:
+                waker_of(bind).wake(channel_of(self._outbox.table, tenant_id))

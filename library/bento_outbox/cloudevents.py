@@ -1,0 +1,39 @@
+"""CloudEvents 1.0 in binary mode: the event's attributes as message properties, the payload as it is.
+
+Prefix and names as in the Kafka protocol binding (CloudEvents 1.0.2, section 3.2), the closest relative of Pulsar that
+has one; `partitionkey` is the Partitioning extension, `traceparent` the Distributed Tracing extension.
+"""
+
+from __future__ import annotations
+
+from bento_outbox.envelope import Envelope
+from bento_outbox.headers import CAUSATION_ID, CORRELATION_ID
+
+PREFIX = "ce_"
+EXTENSIONS = {"traceparent": "traceparent", "tracestate": "tracestate"} | {
+    CORRELATION_ID: "correlationid",
+    CAUSATION_ID: "causationid",
+}
+
+
+def cloudevents_properties(event: Envelope, *, source: str) -> dict[str, str]:
+    """The properties that make a message of `event` a CloudEvent.
+
+    source: URI reference of the producing context, such as `/shops/acme`; with the id it identifies the event.
+    """
+    attributes = {
+        "specversion": "1.0",
+        "id": str(event.id),
+        "source": source,
+        "type": event.type,
+        "subject": event.aggregate_id,
+        "partitionkey": event.ordering_key or event.aggregate_id,
+        "tenantid": event.tenant_id,
+    }
+    if event.created_at is not None:
+        attributes["time"] = event.created_at.isoformat()
+    if event.schema_id is not None:
+        version = "" if event.schema_ver is None else f":{event.schema_ver}"
+        attributes["dataschema"] = f"urn:schema:{event.schema_id}{version}"
+    attributes |= {EXTENSIONS[name]: value for name, value in event.headers.items() if name in EXTENSIONS}
+    return {f"{PREFIX}{name}": value for name, value in attributes.items()} | {"content-type": "application/json"}

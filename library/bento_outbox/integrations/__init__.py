@@ -1,0 +1,1 @@
+"""Units of work as dependencies of web frameworks. Each module needs its framework installed."""

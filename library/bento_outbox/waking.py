@@ -1,0 +1,62 @@
+"""Tells the projector that there is something to do: a NOTIFY after the commit, on a connection of its own.
+
+Inside the transaction NOTIFY takes a lock of the whole cluster at commit, which would make all commits queue. So it is
+sent afterwards and debounced: many commits within some milliseconds wake once. It may get lost; the projector polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Table, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bento_outbox.table import quoted
+
+log = logging.getLogger("bento_outbox")
+
+DEBOUNCE_SECONDS = 0.005
+_NOTIFY = text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text[])) AS channel")
+
+
+def channel_of(table: Table, tenant_id: str) -> str:
+    """The channel on which this tenant's projector listens: one per table and tenant, within Postgres' 63 bytes."""
+    return f"bento_outbox_{hashlib.sha256(f'{quoted(table)}/{tenant_id}'.encode()).hexdigest()[:32]}"
+
+
+class Waker:
+    """Sends notifications over one engine; must be used on one event loop."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._channels: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self, channel: str) -> None:
+        """Soon; returns at once."""
+        self._channels.add(channel)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="wake the projectors")
+
+    async def _run(self) -> None:
+        while self._channels:
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            channels, self._channels = self._channels, set()
+            try:
+                async with self._engine.connect() as connection:
+                    await connection.execute(_NOTIFY, {"channels": sorted(channels)})
+                    await connection.commit()
+            except (SQLAlchemyError, OSError) as error:
+                log.debug("projectors not woken, they find the events by polling: %s", error)
+
+
+_wakers: WeakKeyDictionary[AsyncEngine, Waker] = WeakKeyDictionary()
+
+
+def waker_of(engine: AsyncEngine) -> Waker:
+    """The waker of an engine: one, so that all its commits are debounced together."""
+    return _wakers.get(engine) or _wakers.setdefault(engine, Waker(engine))
