@@ -58,10 +58,25 @@ async def new_database() -> AsyncIterator[Callable[[], Awaitable[str]]]:
     await engine.dispose()
 
 
-@pytest.fixture
-async def empty_database_url(new_database: Callable[[], Awaitable[str]]) -> str:
-    """A database without any table, for one test."""
+@pytest.fixture(scope="session")
+async def scratch_database_url(new_database: Callable[[], Awaitable[str]]) -> str:
+    """The database that tests get empty, one after the other: making and dropping one each takes ten times as long."""
     return await new_database()
+
+
+@pytest.fixture
+async def empty_database_url(scratch_database_url: str) -> AsyncIterator[str]:
+    """A database without any table, for one test."""
+    yield scratch_database_url
+    engine = create_async_engine(parse_database_url(scratch_database_url), poolclass=NullPool)
+    async with engine.begin() as connection:
+        names = (
+            "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        )
+        for name in (await connection.execute(text(names))).scalars().all():
+            await connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+        await connection.exec_driver_sql("CREATE SCHEMA public")
+    await engine.dispose()
 
 
 @pytest.fixture

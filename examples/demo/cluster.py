@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 NAMESPACE = "shops"
-OPERATOR_NAMESPACE = "outbox-system"
 
 
 def run(*command: str, stdin: str | None = None) -> str:
@@ -31,14 +30,6 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 def apply(*manifests: dict[str, Any]) -> None:
     """kubectl apply."""
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
-
-
-def install_operator() -> None:
-    """helm install with default values; upgraded where it is already there."""
-    run(
-        "helm", "upgrade", "--install", "outbox", "charts/outbox-operator",
-        "--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m",
-    )  # fmt: skip
 
 
 def tenant(name: str, *, database_url: str, service_url: str, topic: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pulsar
 from examples.demo import cluster, database
 from examples.demo.outage import broker_outage
 from examples.demo.topics import Received
+from sandbox import helm
 
 TENANTS = ("acme", "globex")
 ORDERS = 1000
@@ -51,7 +52,7 @@ class Demo:
 
     def _install(self) -> None:
         self.say("helm install: the operator")
-        cluster.install_operator()
+        helm.install("outbox", "charts/outbox-operator", namespace="outbox-system")
         self.say("tables: the shop's orders, and the outbox beside them")
         self._shop("create-tables")
         cluster.run("kubectl", "apply", "-f", "-", stdin=json.dumps(_namespace()))
@@ -126,8 +127,11 @@ class Demo:
         print(f"  duplicates         {result['duplicates']:6}")
         print(f"  missing            {result['missing']:6}")
         print(f"  highest LAG shown  {result['max_lag_seconds_shown']:6} s")
-        print("\nIt all runs on: `make shell` is a shell that sees it (try `kubectl get obt -n shops -o wide`,")
-        print("`kubectl describe obt acme -n shops`, `psql $DATABASE_URL`); `make down` removes it.\n")
+        print("\nIt all runs on. To look around: `make shell` (that is `python -m sandbox shell`), and in it")
+        print("    kubectl get outboxtenants -n shops -o wide")
+        print("    kubectl describe outboxtenant acme -n shops")
+        print(f"    psql ${{DATABASE_URL%/*}}/{database.NAME} -c 'SELECT status, count(*) FROM outbox GROUP BY 1'")
+        print("To stop it: `make down`.\n")
         print(json.dumps(result), flush=True)
         if strangers or result["missing"]:
             raise SystemExit(f"demo: {result['missing']} events are missing, {len(strangers)} were never written")

@@ -85,6 +85,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
     chosen.queueing.worker_limit = None
+    # A task per object that had news, kept for a while; after a restart that is every object.
+    chosen.queueing.idle_timeout = 0.5
     # Kubernetes kills the pod 30 s after SIGTERM; we are done long before.
     chosen.process.ultimate_exiting_timeout = 25
     return chosen

@@ -34,6 +34,7 @@ LAST_REPORT_SECONDS = 5
 
 async def run(settings: Settings) -> None:
     """Runs the projector until a signal ends it."""
+    stopping = _signalled()
     table = make_outbox_table(MetaData(), name=settings.database_table, schema=settings.database_schema)
     metrics = Metrics(settings.tenant_id)
     health = Health(metrics)
@@ -78,15 +79,22 @@ async def run(settings: Settings) -> None:
         )
         await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
         log.info("started", **settings.model_dump(mode="json", exclude_none=True))
-        await _until_signalled(projector, reporter, settings.shutdown_grace_seconds)
+        await _run_until(stopping, projector, reporter, settings.shutdown_grace_seconds)
     log.info("stopped", published=health.sent_total)
 
 
-async def _until_signalled(projector: OutboxProjector, reporter: Reporter, grace_seconds: float) -> None:
+def _signalled() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT. First of all: a pod may be stopped while it starts."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _run_until(
+    stopping: asyncio.Event, projector: OutboxProjector, reporter: Reporter, grace_seconds: float
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         delivery = tasks.create_task(projector.run_forever(), name="delivery")
         reporting = tasks.create_task(reporter.run_forever(), name="reporter")

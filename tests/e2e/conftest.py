@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from sandbox import helm
 from tests.conftest import unique
-from tests.e2e.kubectl import Kubectl, run
+from tests.e2e.kubectl import Kubectl
 from tests.e2e.tenants import Tenant, outbox_tenant, secret
 
 OPERATOR_NAMESPACE = "outbox-system"
@@ -23,8 +24,7 @@ def operator() -> Kubectl:
     """helm install with default values: the operator under test, for the whole session."""
     if not os.environ.get("KUBECONFIG"):
         pytest.fail("KUBECONFIG is not set, but this test needs a cluster: run `make test-e2e`", pytrace=False)
-    chart = ["charts/outbox-operator", "--namespace", OPERATOR_NAMESPACE, "--create-namespace"]
-    run("helm", "upgrade", "--install", "outbox", *chart, "--wait", "--timeout", "3m")
+    helm.install("outbox", "charts/outbox-operator", namespace=OPERATOR_NAMESPACE)
     return Kubectl(OPERATOR_NAMESPACE)
 
 
