@@ -6,7 +6,9 @@ Everything an application needs is importable from here; modules below are not p
 from importlib.metadata import version
 
 from bento_outbox.bus import InMemoryMessageBus, MessageBus
+from bento_outbox.codec import Codec, opened, sealed
 from bento_outbox.context import register_event_from_aggregate
+from bento_outbox.direct_publish import DirectPublish
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import (
     BusUnavailable,
@@ -19,23 +21,31 @@ from bento_outbox.errors import (
     SchemaError,
     TenantMissing,
 )
-from bento_outbox.event_types import DomainEvent, event_type
+from bento_outbox.event_types import DomainEvent, decode, event_type, upcaster
+from bento_outbox.headers import in_conversation
+from bento_outbox.inbox import Inbox, make_inbox_table
+from bento_outbox.outbox import Outbox
 from bento_outbox.table import OutboxRecord, make_outbox_table
+from bento_outbox.tenancy import acting_for
 from bento_outbox.unit_of_work import HoldsEvents, Repository, UnitOfWork
 
 __version__ = version("bento-outbox")
 
 __all__ = [
     "BusUnavailable",
+    "Codec",
+    "DirectPublish",
     "DomainEvent",
     "Envelope",
     "EventNotEncodable",
     "EventsRefused",
     "HoldsEvents",
     "InMemoryMessageBus",
+    "Inbox",
     "MessageBus",
     "MisuseError",
     "NoActiveUnitOfWork",
+    "Outbox",
     "OutboxError",
     "OutboxRecord",
     "Refusal",
@@ -44,7 +54,14 @@ __all__ = [
     "TenantMissing",
     "UnitOfWork",
     "__version__",
+    "acting_for",
+    "decode",
     "event_type",
+    "in_conversation",
+    "make_inbox_table",
     "make_outbox_table",
+    "opened",
     "register_event_from_aggregate",
+    "sealed",
+    "upcaster",
 ]

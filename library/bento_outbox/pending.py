@@ -113,11 +113,10 @@ class Pending:
             self.written.clear()
 
     def ended(self, transaction: SessionTransaction) -> None:
-        """After commit, rollback or close."""
-        if transaction.nested:
-            self._marks.pop(transaction, None)
-        elif transaction.parent is None:
+        """After commit, rollback or close of the root. (For a savepoint it comes before `rolled_back`.)"""
+        if transaction.parent is None:
             self._waiting.clear()
+            self._marks.clear()
             self._committing = False
 
 

@@ -20,7 +20,7 @@ def _statements(package: str, file: str) -> dict[str, str]:
 
 def statement(package: str, file: str, name: str, table: Table) -> TextClause:
     """The statement below `-- name: name`; `outbox` stays its alias, whatever the table is called."""
-    aliased = f"{quoted(table)} AS outbox".replace(":", r"\:")
+    aliased = f"{quoted(table)} AS outbox"
     return text(
         re.sub(r"\b(FROM|UPDATE|INTO) outbox\b", lambda m: f"{m[1]} {aliased}", _statements(package, file)[name])
     )

@@ -6,8 +6,6 @@ have defaults. The migrations in `bento_outbox.migrations` create it; this modul
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -19,17 +17,12 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    bindparam,
-    cast,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import registry
-from sqlalchemy.sql.dml import Insert
-
-from bento_outbox.envelope import Envelope
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
 
@@ -84,34 +77,3 @@ class OutboxRecord:
     """One row of the outbox with the default name and schema, for reading it through the ORM."""
 
     __table__ = outbox_table
-
-
-WRITTEN = (
-    "id",
-    "tenant_id",
-    "aggregate_id",
-    "type",
-    "schema_id",
-    "schema_ver",
-    "payload",
-    "headers",
-    "ordering_key",
-    "topic",
-)
-"""The columns that a writer sets; all others are the database's."""
-
-
-def insert_statement(table: Table) -> Insert:
-    """INSERT of rows made by `row_of`; an event whose id is already there is left as it is.
-
-    The payload goes as text: it is JSON already, and SQLAlchemy would encode it a second time.
-    """
-    columns: dict[str, Any] = {name: bindparam(name) for name in WRITTEN if name != "payload"}
-    columns["payload"] = cast(bindparam("payload", type_=Text), JSONB)
-    return insert(table).values(columns).on_conflict_do_nothing(index_elements=["id"])
-
-
-def row_of(envelope: Envelope) -> dict[str, Any]:
-    """The values of the columns WRITTEN."""
-    row = {name: getattr(envelope, name) for name in WRITTEN}
-    return row | {"payload": envelope.payload.decode(), "headers": dict(envelope.headers)}

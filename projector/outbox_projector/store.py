@@ -12,9 +12,9 @@ from sqlalchemy import Row, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import Envelope, Refusal
+from bento_outbox.statements import statement
 from bento_outbox.table import ERR
 from outbox_projector.policies import Retries
-from outbox_projector.queries import query
 
 COUNT_LIMIT = 100_000
 """Pending and failed rows are counted exactly up to here; the figure is a lower bound beyond."""
@@ -50,10 +50,10 @@ class Store:
 
     def __init__(self, table: Table, tenant_id: str) -> None:
         self._tenant_id = tenant_id
-        self._claim = query("claim", table)
-        self._mark_sent = query("mark_sent", table)
-        self._mark_refused = query("mark_refused", table)
-        self._measure = query("measure", table)
+        self._claim = statement(__package__, "queries.sql", "claim", table)
+        self._mark_sent = statement(__package__, "queries.sql", "mark_sent", table)
+        self._mark_refused = statement(__package__, "queries.sql", "mark_refused", table)
+        self._measure = statement(__package__, "queries.sql", "measure", table)
 
     async def claim(self, session: AsyncSession, batch_size: int) -> Claim:
         """Locks up to `batch_size` of the oldest rows that may be sent now."""

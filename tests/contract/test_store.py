@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Refusal
 from bento_outbox.schema import LONGEST_NAME, apply_schema, validate_schema
-from bento_outbox.table import insert_statement, make_outbox_table, outbox_table, row_of
+from bento_outbox.table import make_outbox_table, outbox_table
 from outbox_projector import Retries
 from outbox_projector.store import Claim, Store
 from tests.conftest import unique
 from tests.support.envelopes import envelope
-from tests.support.rows import Rows
+from tests.support.rows import Rows, write
 
 Sessions = async_sessionmaker[AsyncSession]
 AT_ONCE = Retries(maximum=3, initial_seconds=1e-6, longest_seconds=1e-6)
@@ -104,7 +104,7 @@ async def test_rows_that_another_session_holds_are_passed_over(store: Store, ses
 
 async def test_a_claim_waits_for_nobody_who_inserts(store: Store, session: AsyncSession, sessions: Sessions) -> None:
     async with sessions() as writer:
-        await writer.execute(insert_statement(outbox_table), [row_of(envelope(tenant_id=store._tenant_id))])
+        await write(writer, envelope(tenant_id=store._tenant_id))
 
         assert len(await store.claim(session, 10)) == 0
 
@@ -119,7 +119,7 @@ async def test_an_envelope_comes_back_as_it_was_written(store: Store, session: A
         ordering_key="customer-9",
         topic="persistent://public/default/other",
     )
-    await session.execute(insert_statement(outbox_table), [row_of(written)])
+    await write(session, written)
 
     [read] = (await store.claim(session, 10)).envelopes
 
@@ -370,7 +370,7 @@ async def test_any_name_that_postgres_takes(empty_engine: AsyncEngine, tenant: s
     sent, refused = envelope(tenant_id=tenant), envelope(tenant_id=tenant)
 
     async with sessions.begin() as session:
-        await session.execute(insert_statement(table), [row_of(sent), row_of(refused)])
+        await write(session, sent, refused, table=table)
         claim = await store.claim(session, 10)
         await store.mark_sent(session, [sent.id])
         await store.mark_refused(session, {refused.id: Refusal("no")}, claim.retry_counts, Retries())

@@ -15,7 +15,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, reconstructor
 
-from bento_outbox import EventNotEncodable, NoActiveUnitOfWork, OutboxRecord, TenantMissing, UnitOfWork, event_type
+from bento_outbox import (
+    EventNotEncodable,
+    NoActiveUnitOfWork,
+    Outbox,
+    OutboxRecord,
+    TenantMissing,
+    UnitOfWork,
+    event_type,
+)
 from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import make_outbox_table
@@ -166,16 +174,10 @@ async def test_an_error_of_the_database_at_commit_leaves_neither(new_work: Any, 
 async def test_an_event_that_the_table_does_not_take_takes_the_business_row_along(
     new_work: Any, sessions: Sessions, rows: Rows
 ) -> None:
-    @event_type("tests.shop.Noted")
-    @dataclass
-    class Noted:
-        aggregate_id: str
-        text: str
-
     async with new_work() as work:
         order = Order(id=unique("order"))
         work.repository(Order).add(order)
-        register(Noted(order.id, "jsonb has no \0"))
+        register(Placed(order.id), ordering_key="text has no \0")
         with pytest.raises(DBAPIError):
             await work.commit()
 
@@ -482,7 +484,7 @@ async def test_the_outbox_may_have_another_name(new_work: Any, sessions: Session
     await apply_schema(engine, table="Other Outbox")
     tenant = unique("tenant")
 
-    async with UnitOfWork(sessions, tenant_id=tenant, table=table) as work:
+    async with UnitOfWork(sessions, tenant_id=tenant, outbox=Outbox(table=table)) as work:
         work.repository(Order).add(Order.place(12))
         await work.commit()
 

@@ -96,7 +96,7 @@ async def test_a_task_started_inside_registers_with_the_unit_of_work_it_was_star
 
 async def test_an_event_without_a_tenant_fails_where_it_is_registered() -> None:
     async with _Work(tenant_id=None):
-        with pytest.raises(TenantMissing, match="give the unit of work a tenant_id"):
+        with pytest.raises(TenantMissing, match="the event has no tenant: pass tenant_id"):
             register(Noticed("order-1"))
 
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bento_outbox import EventNotEncodable, MisuseError, OutboxError, event_type
-from bento_outbox.event_types import seal
+from bento_outbox import EventNotEncodable, MisuseError, Outbox, OutboxError, event_type
 
 
 @event_type("tests.Happened", version=3, schema_id="schemas/happened")
@@ -56,20 +55,20 @@ class HappenedOnce:
     ],
 )
 def test_the_payload_holds_the_events_fields(make: Any) -> None:
-    sealed = seal(make(), tenant_id="acme")
+    sealed = Outbox().seal(make(), tenant_id="acme")
 
     assert json.loads(sealed.payload) == {"aggregate_id": "order-1", "what": "paid"}
     assert (sealed.aggregate_id, sealed.tenant_id) == ("order-1", "acme")
 
 
 def test_type_schema_and_version_are_those_of_the_registration() -> None:
-    sealed = seal(Happened(), tenant_id="acme")
+    sealed = Outbox().seal(Happened(), tenant_id="acme")
 
     assert (sealed.type, sealed.schema_id, sealed.schema_ver) == ("tests.Happened", "schemas/happened", 3)
 
 
 def test_the_schema_id_defaults_to_the_name_and_the_version_to_1() -> None:
-    sealed = seal(HappenedStruct("order-1", "paid"), tenant_id="acme")
+    sealed = Outbox().seal(HappenedStruct("order-1", "paid"), tenant_id="acme")
 
     assert (sealed.schema_id, sealed.schema_ver) == ("tests.HappenedStruct", 1)
 
@@ -77,24 +76,24 @@ def test_the_schema_id_defaults_to_the_name_and_the_version_to_1() -> None:
 def test_an_events_own_id_is_kept() -> None:
     happened = HappenedOnce("order-1")
 
-    assert seal(happened, tenant_id="acme").id == happened.event_id
+    assert Outbox().seal(happened, tenant_id="acme").id == happened.event_id
 
 
 def test_an_event_without_an_id_gets_a_new_one_each_time() -> None:
     happened = Happened()
 
-    assert seal(happened, tenant_id="acme").id != seal(happened, tenant_id="acme").id
+    assert Outbox().seal(happened, tenant_id="acme").id != Outbox().seal(happened, tenant_id="acme").id
 
 
 def test_dates_decimals_and_ids_are_written_as_text() -> None:
     what = [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), date(2026, 1, 2), Decimal("1.10"), UUID(int=7)]
 
-    written = json.loads(seal(Happened(what=what), tenant_id="acme").payload)["what"]
+    written = json.loads(Outbox().seal(Happened(what=what), tenant_id="acme").payload)["what"]
 
     assert written == ["2026-01-02T03:04:05Z", "2026-01-02", "1.10", "00000000-0000-0000-0000-000000000007"]
 
 
-_texts = st.text(st.characters(exclude_categories=["Cs"]))
+_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | _texts | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner) | st.dictionaries(_texts, inner),
@@ -104,7 +103,7 @@ _values = st.recursive(
 
 @given(what=_values)
 def test_any_json_value_survives_the_way_into_the_payload(what: Any) -> None:
-    assert json.loads(seal(Happened(what=what), tenant_id="acme").payload)["what"] == what
+    assert json.loads(Outbox().seal(Happened(what=what), tenant_id="acme").payload)["what"] == what
 
 
 def _a_list_within_itself() -> list[Any]:
@@ -124,13 +123,23 @@ def _a_list_within_itself() -> list[Any]:
 )
 def test_a_value_that_json_cannot_hold_fails_the_caller(what: Any) -> None:
     with pytest.raises(EventNotEncodable, match=r"^event 'tests\.Happened' cannot be written as JSON: ."):
-        seal(Happened(what=what), tenant_id="acme")
+        Outbox().seal(Happened(what=what), tenant_id="acme")
+
+
+@pytest.mark.parametrize("what", ["\0", "a\\\0", {"\0": 1}])
+def test_the_character_nul_which_postgres_cannot_store_fails_the_caller(what: Any) -> None:
+    with pytest.raises(EventNotEncodable, match="holds the character NUL"):
+        Outbox().seal(Happened(what=what), tenant_id="acme")
+
+
+def test_text_that_only_looks_like_an_escaped_nul_is_stored() -> None:
+    assert json.loads(Outbox().seal(Happened(what="\\u0000"), tenant_id="acme").payload)["what"] == "\\u0000"
 
 
 @pytest.mark.parametrize("aggregate_id", ["", None, 7])
 def test_an_event_must_say_what_it_happened_to(aggregate_id: Any) -> None:
     with pytest.raises(EventNotEncodable, match="must be a non-empty string") as raised:
-        seal(Happened(aggregate_id), tenant_id="acme")
+        Outbox().seal(Happened(aggregate_id), tenant_id="acme")
 
     assert repr(aggregate_id) in str(raised.value)
 
@@ -142,7 +151,7 @@ def test_an_event_without_the_attribute_aggregate_id_is_refused() -> None:
         what: str
 
     with pytest.raises(EventNotEncodable, match="aggregate_id None"):
-        seal(HappenedToNobody("paid"), tenant_id="acme")  # type: ignore[arg-type]
+        Outbox().seal(HappenedToNobody("paid"), tenant_id="acme")  # type: ignore[arg-type]
 
 
 def test_a_class_that_is_not_registered_is_no_event_and_the_message_shows_the_cure() -> None:
@@ -151,7 +160,7 @@ def test_a_class_that_is_not_registered_is_no_event_and_the_message_shows_the_cu
         aggregate_id: str
 
     with pytest.raises(EventNotEncodable, match=r"Unregistered is not a registered event type: .*@event_type\("):
-        seal(Unregistered("order-1"), tenant_id="acme")
+        Outbox().seal(Unregistered("order-1"), tenant_id="acme")
 
 
 def test_a_subclass_of_an_event_needs_a_name_of_its_own() -> None:
@@ -159,7 +168,7 @@ def test_a_subclass_of_an_event_needs_a_name_of_its_own() -> None:
         pass
 
     with pytest.raises(EventNotEncodable, match="not a registered event type"):
-        seal(HappenedLater(), tenant_id="acme")
+        Outbox().seal(HappenedLater(), tenant_id="acme")
 
 
 def test_two_classes_cannot_have_one_name() -> None:
@@ -182,7 +191,7 @@ def test_a_module_that_is_loaded_again_may_register_its_classes_again() -> None:
 
     load()
 
-    assert seal(load()("order-1"), tenant_id="acme").type == "tests.LoadedTwice"
+    assert Outbox().seal(load()("order-1"), tenant_id="acme").type == "tests.LoadedTwice"
 
 
 @pytest.mark.parametrize("version", [0, -1])

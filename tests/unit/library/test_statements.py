@@ -1,4 +1,4 @@
-"""The statements of `queries.sql`, with the configured table in them."""
+"""The statements of the `.sql` files, with the configured table in them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import pytest
 from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql
 
+from bento_outbox.statements import statement
 from bento_outbox.table import make_outbox_table
-from outbox_projector.queries import query
 
-NAMES = ["claim", "mark_sent", "mark_refused", "measure"]
+PROJECTOR = [("outbox_projector", "queries.sql", name) for name in ("claim", "mark_sent", "mark_refused", "measure")]
+LIBRARY = [("bento_outbox", "write.sql", name) for name in ("write", "mark_sent", "release")]
+NAMES = PROJECTOR + LIBRARY
 
 
 def _table(name: str, schema: str | None = None) -> Table:
     return make_outbox_table(MetaData(), name=name, schema=schema)
 
 
-def _sql(name: str, table: Table) -> str:
-    return str(query(name, table).compile(dialect=postgresql.dialect(paramstyle="named")))
+def _sql(name: tuple[str, str, str], table: Table) -> str:
+    return str(statement(*name, table).compile(dialect=postgresql.dialect(paramstyle="named")))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,21 +37,21 @@ def _sql(name: str, table: Table) -> str:
         (_table("100%"), '"100%" AS outbox'),
     ],
 )
-def test_every_statement_names_the_configured_table(name: str, table: Table, written: str) -> None:
+def test_every_statement_names_the_configured_table(name: tuple[str, str, str], table: Table, written: str) -> None:
     sql = _sql(name, table)
 
     assert written in sql
-    assert not re.search(r"\b(FROM|UPDATE) outbox\b(?! AS outbox)", sql)
+    assert not re.search(r"\b(FROM|UPDATE|INTO) outbox\b(?! AS outbox)", sql)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_parameters_do_not_depend_on_the_tables_name(name: str) -> None:
+def test_the_parameters_do_not_depend_on_the_tables_name(name: tuple[str, str, str]) -> None:
     def parameters(table: Table) -> set[str]:
-        return set(query(name, table).compile().params)
+        return set(statement(*name, table).compile().params)
 
     assert parameters(_table("events :late")) == parameters(_table("outbox"))
 
 
 def test_a_statement_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(KeyError):
-        query("nothing", _table("outbox"))
+        statement("bento_outbox", "write.sql", "nothing", _table("outbox"))
