@@ -20,7 +20,6 @@ from uuid import UUID
 from sqlalchemy import Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from bento_outbox.bus import MessageBus
 from bento_outbox.envelope import Envelope
@@ -84,6 +83,9 @@ class DirectPublisher:
 
     async def _try(self, waiting: dict[UUID, Envelope]) -> None:
         """Removes from `waiting` what the bus has stored. Raises BusUnavailable after the last attempt."""
+        # Imported here: applications without a bus need not pay for it at their start.
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self.policy.tries),
             wait=wait_exponential_jitter(

@@ -117,8 +117,10 @@ def encode(event: DomainEvent) -> Encoded:
             f"event {known.name!r} has aggregate_id {aggregate_id!r}: "
             f"it must be a non-empty string, since it decides the order of delivery"
         )
-    event_id = getattr(event, "event_id", None)
-    return Encoded(known, event_id if isinstance(event_id, UUID) else uuid4(), aggregate_id, _to_json(event, known))
+    event_id = getattr(event, "event_id", None) or uuid4()
+    if not isinstance(event_id, UUID):
+        raise EventNotEncodable(f"event {known.name!r} has event_id {event_id!r}: it must be a UUID, or not be there")
+    return Encoded(known, event_id, aggregate_id, _to_json(event, known))
 
 
 def decode(type: str, version: int | None, payload: bytes) -> Any:  # noqa: A002 - as the column is called
@@ -161,6 +163,6 @@ def _to_json(event: DomainEvent, known: EventType) -> bytes:
         payload = to_json().encode() if to_json is not None else msgspec.json.encode(event)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EventNotEncodable(f"event {known.name!r} cannot be written as JSON: {error}") from error
-    if _NUL.search(payload):
+    if b"\\u0000" in payload and _NUL.search(payload):
         raise EventNotEncodable(f"event {known.name!r} holds the character NUL, which Postgres cannot store in JSON")
     return payload
