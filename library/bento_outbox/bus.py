@@ -11,7 +11,7 @@ from bento_outbox.errors import BusUnavailable, EventsRefused, Refusal
 
 @runtime_checkable
 class MessageBus(Protocol):
-    """Where events are published. `tests/contract/test_message_bus.py` states what each implementation must do."""
+    """Where events are published. `bento_outbox.testing.MessageBusContract` tests what each must do."""
 
     async def publish(self, events: Envelope | Sequence[Envelope]) -> None:
         """Returns when the bus has stored every event durably; events with the same key keep their order.
