@@ -25,9 +25,10 @@ from bento_outbox.event_types import DomainEvent, decode, event_type, upcaster
 from bento_outbox.headers import in_conversation
 from bento_outbox.inbox import Inbox, make_inbox_table
 from bento_outbox.outbox import Outbox
+from bento_outbox.repository import HoldsEvents, Repository
 from bento_outbox.table import OutboxRecord, make_outbox_table
 from bento_outbox.tenancy import acting_for
-from bento_outbox.unit_of_work import HoldsEvents, Repository, UnitOfWork
+from bento_outbox.unit_of_work import UnitOfWork
 
 __version__ = version("bento-outbox")
 

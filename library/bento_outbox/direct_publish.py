@@ -5,20 +5,20 @@
     a crash anywhere behind COMMIT: when the hold is over, the projector takes the rows
 
 Never both at once: the projector leaves held rows alone, and publishing here ends at half of the hold, measured from
-before the INSERT; the other half is for what the bus still has under way. Rows with an ordering key are never held and
-never published here: order is the projector's.
+before the INSERT; the other half is for what the bus still has under way, so that rows whose publishing was cut off
+stay held. Rows with an ordering key are never held and never published here: order is the projector's. Nor are
+events whose id was in the table before: somebody else has them in hand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Table
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox.bus import MessageBus
@@ -33,15 +33,22 @@ log = logging.getLogger("bento_outbox")
 class DirectPublish:
     """How hard to try.
 
-    tries                attempts in all
-    first_pause_seconds  before the second; doubles
-    hold_seconds         how long the projector leaves the rows alone; publishing here ends at half of it, so the bus's
-                         own time limit must be shorter than the other half
+    tries                attempts in all, from 1
+    first_pause_seconds  before the second attempt; doubles, with as much again at random
+    hold_seconds         how long the projector leaves the rows alone, so the delay after a crash; publishing here ends
+                         at half of it, so the bus's own time limit must be shorter than the other half
     """
 
     tries: int = 3
     first_pause_seconds: float = 0.1
     hold_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.first_pause_seconds < 0 or self.hold_seconds <= 0:
+            raise ValueError(
+                f"direct publish: tries ({self.tries}) must be at least 1, first_pause_seconds "
+                f"({self.first_pause_seconds}) at least 0, and hold_seconds ({self.hold_seconds}) above 0"
+            )
 
     def holds(self, envelope: Envelope) -> float:
         """Seconds for which the row of this event is held; 0 for one that is not published directly."""
@@ -58,8 +65,11 @@ class DirectPublisher:
         table: Table,
         session_factory: Callable[[], AsyncSession],
         policy: DirectPublish,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """sleep: between attempts, in seconds."""
         self.policy = policy
+        self._sleep = sleep
         self._bus = bus
         self._session_factory = session_factory
         self._mark_sent = statement("bento_outbox", "write.sql", "mark_sent", table)
@@ -72,14 +82,18 @@ class DirectPublisher:
             return
         everything = list(waiting)
         try:
-            async with asyncio.timeout_at(held_since + self.policy.hold_seconds / 2):
+            async with asyncio.timeout_at(held_since + self.policy.hold_seconds / 2) as limit:
                 await self._try(waiting)
-        except (BusUnavailable, TimeoutError) as error:
-            log.warning("%d event(s) not published directly, left to the projector: %s", len(waiting), error)
-        except Exception:
+        except Exception as error:
             # A bus is the application's own code; what is committed must not fail by it.
-            log.exception("the message bus failed; %d event(s) are left to the projector", len(waiting))
-        await self._settle([event_id for event_id in everything if event_id not in waiting], list(waiting))
+            expected = isinstance(error, BusUnavailable | TimeoutError)
+            log.warning(
+                "%d event(s) not published directly, left to the projector: %s",
+                *(len(waiting), str(error) or type(error).__name__),
+                exc_info=not expected,
+            )
+        sent = [event_id for event_id in everything if event_id not in waiting]
+        await self._settle(sent, [] if limit.expired() else list(waiting))
 
     async def _try(self, waiting: dict[UUID, Envelope]) -> None:
         """Removes from `waiting` what the bus has stored. Raises BusUnavailable after the last attempt."""
@@ -92,6 +106,7 @@ class DirectPublisher:
                 initial=self.policy.first_pause_seconds, jitter=self.policy.first_pause_seconds
             ),
             retry=retry_if_exception_type(BusUnavailable),
+            sleep=self._sleep,
             reraise=True,
         )
         async for attempt in attempts:
@@ -106,7 +121,8 @@ class DirectPublisher:
                 except BusUnavailable as error:
                     for event_id in error.stored:
                         waiting.pop(event_id, None)
-                    raise
+                    if waiting:
+                        raise
 
     async def _settle(self, sent: list[UUID], unsent: list[UUID]) -> None:
         try:
@@ -115,5 +131,6 @@ class DirectPublisher:
                     await session.execute(self._mark_sent, {"ids": sent})
                 if unsent:
                     await session.execute(self._release, {"ids": unsent})
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("published events not marked, the projector will send them again: %s", error)
+        except Exception:
+            # A driver raises errors of its own while it connects, and what is committed must not fail by any.
+            log.warning("published events not marked, the projector will send them again", exc_info=True)

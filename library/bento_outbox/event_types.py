@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
@@ -72,7 +73,7 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
 
     def register(cls: _C) -> _C:
         known = _classes.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known is not None and _place_of(known) != _place_of(cls):
             raise MisuseError(
                 f"event type {name!r} is already {known.__module__}.{known.__qualname__}: "
                 f"give {cls.__module__}.{cls.__qualname__} a name of its own"
@@ -84,14 +85,23 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
     return register
 
 
+def _place_of(thing: type | Upcaster) -> tuple[str, str, int]:
+    """Where it is defined: a module that is loaded again defines the same thing again."""
+    line = thing.__code__.co_firstlineno if isinstance(thing, FunctionType) else 0
+    return thing.__module__, thing.__qualname__, line
+
+
 def upcaster(name: str, *, from_version: int) -> Callable[[_U], _U]:
     """Decorator: the function turns a payload of `from_version` into one of the next version, as decoded JSON.
 
-    Raises MisuseError if there is one for this step already.
+    Raises MisuseError if another function does this step already, or the version is below 1.
     """
+    if from_version < 1:
+        raise MisuseError(f"event type {name!r}: from_version is {from_version}, but versions count from 1")
 
     def register(function: _U) -> _U:
-        if (name, from_version) in _upcasters:
+        known = _upcasters.get((name, from_version))
+        if known is not None and _place_of(known) != _place_of(function):
             raise MisuseError(f"event type {name!r} has an upcaster from version {from_version} already")
         _upcasters[name, from_version] = function
         return function

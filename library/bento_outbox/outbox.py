@@ -17,8 +17,8 @@ from bento_outbox.codec import Codec, PlainJson
 from bento_outbox.envelope import Envelope
 from bento_outbox.event_types import DomainEvent, encode
 from bento_outbox.headers import capture
-from bento_outbox.pending import AnySession, pending_of
 from bento_outbox.rows import RowWriter
+from bento_outbox.session_events import AnySession, listen, take_along
 from bento_outbox.table import outbox_table
 from bento_outbox.tenancy import TenantSource, resolve_tenant
 
@@ -42,6 +42,7 @@ class Outbox:
         self._tenant = tenant
         self._codec = codec or PlainJson()
         self._writer = RowWriter(table)
+        listen()
 
     def add(
         self,
@@ -58,7 +59,7 @@ class Outbox:
         Encoded now: raises EventNotEncodable, TenantMissing, MisuseError, before anything is stored.
         """
         envelope = self.seal(event, tenant_id=tenant_id, headers=headers, ordering_key=ordering_key, topic=topic)
-        pending_of(session).add(self._writer, envelope)
+        take_along(session, self._writer, envelope)
         return envelope
 
     def seal(

@@ -4,192 +4,199 @@
               │ before_commit of the root transaction: flush, then one INSERT of all that waits
               ▼
             written, in the same transaction as everything else of the session
+              │ COMMIT
+              ▼
+            committed
 
 Why not at each flush: a Core-only transaction, an ORM bulk insert, or an event registered after the last flush
-have no flush that would come after. `before_commit` comes in all of these. What it cannot see is handled one by one:
+have no flush that would come after. What `before_commit` does not see is handled one by one (`session_events.py`):
 
-    an event registered by a later before_commit or flush hook      written at once, since the write has been
-    the release of a savepoint (before_commit fires for it as well)  nothing is written: the outer may still roll back
-    the rollback of a savepoint                                      takes the events registered since it began along
-    rollback or close                                                forgets all
-    a session that joined a transaction of somebody else            also written at each flush: its own commit may
-                                                                    never be called
-
-Everything hangs on the sync Session, which an AsyncSession drives. The listeners are installed once for all sessions
-and return at once for those without events.
+    an event registered by a later hook of the commit     written right before COMMIT, by the connection's own event
+    the release of a savepoint                            writes nothing: the outer one may still be rolled back
+    a savepoint that is rolled back                       takes the events registered since it began along; earlier
+                                                          ones that were written within it wait again
+    rollback, or close without commit                     forgets all
+    a session on a connection of somebody else            written at each flush as well, and when that connection
+                                                          commits: the session's own commit may never be called.
+                                                          (Closed after Core statements alone, without a flush or a
+                                                          commit, such a session forgets its events: commit it.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
 
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, SessionTransaction
 
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import MisuseError
 
-_KEY = "bento_outbox.pending"
-AnySession = Session | AsyncSession
-
 
 class Writer(Protocol):
-    """Writes events into one table, with a statement of the session."""
+    """Writes into one table."""
 
-    def __call__(self, session: Session, envelopes: list[Envelope], hold_seconds: list[float]) -> None: ...
+    def bind_of(self, session: Session) -> Engine | Connection:
+        """Where the session finds the table."""
+        ...
+
+    def connection_of(self, session: Session) -> Connection:
+        """The session's connection to the table, checked out if it is not yet."""
+        ...
+
+    def __call__(
+        self, connection: Connection, envelopes: Sequence[Envelope], hold_seconds: Sequence[float]
+    ) -> set[UUID]:
+        """Writes with one statement. Returns the ids that were not there before."""
+        ...
 
 
-def _no_hold(_envelope: Envelope) -> float:
+class Source(Protocol):
+    """Something that holds events itself, such as the aggregates that a unit of work has seen."""
+
+    def collect(self) -> None:
+        """Registers what it holds."""
+        ...
+
+    def forget(self) -> None:
+        """Drops what it holds: the transaction, or a savepoint, was rolled back."""
+        ...
+
+
+def no_hold(_envelope: Envelope) -> float:
+    """The projector may have the row at once."""
     return 0.0
 
 
-class Pending:
-    """The waiting events of one session.
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    registered: int = 0
+    written: int = 0
 
-    collectors  asked for events before each write; a unit of work asks its aggregates
-    hold        how long the projector leaves the row of an event alone, in seconds
-    written     the events of the current transaction that are in the table, until `take_written`
+
+_BEGINNING = _Mark()
+
+
+class _Queue:
+    """The events for one table, in order; the first `written` of them are in the table, the others wait."""
+
+    def __init__(self) -> None:
+        self.events: list[Envelope] = []
+        self._written = 0
+        self._new: set[UUID] = set()
+
+    @property
+    def waiting(self) -> list[Envelope]:
+        return self.events[self._written :]
+
+    def write(self, writer: Writer, connection: Connection, hold: Callable[[Envelope], float]) -> None:
+        waiting = self.waiting
+        self._new |= writer(connection, waiting, [hold(envelope) for envelope in waiting])
+        self._written += len(waiting)
+
+    def mark(self) -> _Mark:
+        return _Mark(len(self.events), self._written)
+
+    def back_to(self, mark: _Mark) -> None:
+        del self.events[mark.registered :]
+        self._written = min(self._written, mark.written)
+        self._new &= {envelope.id for envelope in self.events[: self._written]}
+
+    def inserted(self) -> list[Envelope]:
+        """Those whose row this transaction has made; the others were there before."""
+        return [envelope for envelope in self.events if envelope.id in self._new]
+
+
+class Pending:
+    """The events of one session's transaction.
+
+    sources    asked for the events they hold, before each write
+    hold       how long the projector leaves the row of an event alone, in seconds
+    committed  the events whose rows the last commit made
     """
 
     def __init__(self, session: Session) -> None:
-        self.collectors: list[Callable[[], None]] = []
-        self.hold: Callable[[Envelope], float] = _no_hold
-        self.written: list[Envelope] = []
-        self._session = session
-        self._waiting: list[tuple[Writer, Envelope]] = []
-        self._committing = False
-        self._marks: dict[SessionTransaction, int] = {}
-        savepoint = session.get_nested_transaction()
-        while savepoint is not None:
-            self._marks[savepoint] = 0
-            savepoint = savepoint.parent if savepoint.parent is not None and savepoint.parent.nested else None
+        self.session = session
+        self.sources: list[Source] = []
+        self.hold: Callable[[Envelope], float] = no_hold
+        self.committed: list[Envelope] = []
+        self._queues: dict[Writer, _Queue] = {}
+        self._marks: dict[SessionTransaction, dict[Writer, _Mark]] = {}
+        self._was_committed = False
 
     @property
     def waiting(self) -> list[Envelope]:
         """What the next write will write."""
-        return [envelope for _, envelope in self._waiting]
+        return [envelope for queue in self._queues.values() for envelope in queue.waiting]
 
     def add(self, writer: Writer, envelope: Envelope) -> None:
-        """Takes an event along; written at once when the write of this commit has been already."""
-        self._waiting.append((writer, envelope))
-        if self._committing:
-            self.write()
+        """Takes an event along."""
+        self._queues.setdefault(writer, _Queue()).events.append(envelope)
 
-    def write(self) -> None:
-        """Writes all that waits, one statement a table."""
-        for collect in self.collectors:
-            collect()
-        waiting, self._waiting = self._waiting, []
-        by_writer: dict[Writer, list[Envelope]] = {}
-        for writer, envelope in waiting:
-            by_writer.setdefault(writer, []).append(envelope)
-        for writer, envelopes in by_writer.items():
-            writer(self._session, envelopes, [self.hold(envelope) for envelope in envelopes])
-            self.written += envelopes
+    def collect(self) -> bool:
+        """Asks the sources. Returns whether anything waits."""
+        for source in self.sources:
+            source.collect()
+        return any(queue.waiting for queue in self._queues.values())
 
-    def take_written(self) -> list[Envelope]:
-        """The events that were written since the last call."""
-        taken, self.written = self.written, []
-        return taken
+    def write(self, *, over: Connection | None = None) -> None:
+        """Writes all that waits, one statement a table. over: this connection alone, past the session."""
+        if not self.collect():
+            return
+        for writer, queue in self._queues.items():
+            if not queue.waiting:
+                continue
+            if over is None:
+                queue.write(writer, writer.connection_of(self.session), self.hold)
+            elif writer.bind_of(self.session) in (over, over.engine):
+                queue.write(writer, over, self.hold)
 
-    def begin_commit(self) -> None:
-        """Writes now, and from now on whatever comes late."""
-        self.write()
-        self._committing = True
+    def savepoint(self, transaction: SessionTransaction) -> None:
+        """A savepoint begins: what is registered from now on goes with it."""
+        self.collect()
+        self._marks[transaction] = {writer: queue.mark() for writer, queue in self._queues.items()}
 
-    def mark(self, savepoint: SessionTransaction) -> None:
-        """Remembers what was registered before the savepoint."""
-        self._marks[savepoint] = len(self._waiting)
+    def savepoint_exists(self, transaction: SessionTransaction) -> None:
+        """A savepoint that began before anything was registered."""
+        self._marks[transaction] = {}
 
-    def rolled_back(self, transaction: SessionTransaction) -> None:
-        """Forgets what the transaction, whole or to a savepoint, takes along."""
-        if transaction.nested:
-            del self._waiting[self._marks.get(transaction, 0) :]
-        elif transaction.parent is None:
-            self._waiting.clear()
-            self.written.clear()
+    def savepoint_released(self, transaction: SessionTransaction) -> None:
+        """What was registered in it belongs to what is around it."""
+        self._marks.pop(transaction, None)
 
-    def ended(self, transaction: SessionTransaction) -> None:
-        """After commit, rollback or close of the root. (For a savepoint it comes before `rolled_back`.)"""
-        if transaction.parent is None:
-            self._waiting.clear()
-            self._marks.clear()
-            self._committing = False
+    def savepoint_ended(self, transaction: SessionTransaction) -> None:
+        """If it was not released, it was rolled back."""
+        marks = self._marks.pop(transaction, None)
+        if marks is None:
+            return
+        for source in self.sources:
+            source.forget()
+        for writer, queue in self._queues.items():
+            queue.back_to(marks.get(writer, _BEGINNING))
 
+    def root_committed(self) -> None:
+        """The transaction is committed. Raises MisuseError if events were left behind: nothing may be lost silently."""
+        left_behind = len(self.waiting)
+        self.committed = [envelope for queue in self._queues.values() for envelope in queue.inserted()]
+        self._clear()
+        self._was_committed = True
+        if left_behind:
+            raise MisuseError(
+                f"{left_behind} event(s) came too late for the commit and are not stored: "
+                "register them before it, not in the hooks of a commit that has no connection yet"
+            )
 
-def pending_of(session: AnySession) -> Pending:
-    """The waiting events of a session."""
-    sync = session.sync_session if isinstance(session, AsyncSession) else session
-    found: Pending | None = sync.info.get(_KEY)
-    if found is None:
-        _install()
-        found = sync.info[_KEY] = Pending(sync)
-    return found
+    def root_ended(self) -> None:
+        """The transaction is over; what was not committed is forgotten."""
+        if not self._was_committed:
+            for source in self.sources:
+                source.forget()
+        self._was_committed = False
+        self._clear()
 
-
-def is_joined(session: Session) -> bool:
-    """Whether the session works on a connection, and so perhaps in a transaction, that is somebody else's."""
-    return isinstance(session.bind, Connection)
-
-
-def refuse_autocommit(connection: Connection) -> None:
-    """Raises MisuseError on a connection in AUTOCOMMIT: row and event would be two transactions."""
-    if connection.dialect.detect_autocommit_setting(connection.connection.dbapi_connection):  # type: ignore[arg-type] # checked out, so there is one
-        raise MisuseError(
-            "the engine is in AUTOCOMMIT, where business rows and events are not stored together: "
-            "use an engine without isolation_level='AUTOCOMMIT'"
-        )
-
-
-@cache
-def _install() -> None:
-    for name, listener in _LISTENERS.items():
-        event.listen(Session, name, listener)
-
-
-def _find(session: Session) -> Pending | None:
-    return session.info.get(_KEY)
-
-
-def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    if _find(session):
-        refuse_autocommit(connection)
-
-
-def _before_commit(session: Session) -> None:
-    if (pending := _find(session)) and not session.in_nested_transaction():
-        session.flush()
-        pending.begin_commit()
-
-
-def _after_flush(session: Session, _context: Any) -> None:
-    if (pending := _find(session)) and is_joined(session) and not session.in_nested_transaction():
-        pending.write()
-
-
-def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested and (pending := _find(session)):
-        pending.mark(transaction)
-
-
-def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
-    if pending := _find(session):
-        pending.rolled_back(transaction)
-
-
-def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
-    if pending := _find(session):
-        pending.ended(transaction)
-
-
-_LISTENERS: dict[str, Callable[..., None]] = {
-    "after_begin": _after_begin,
-    "before_commit": _before_commit,
-    "after_flush": _after_flush,
-    "after_transaction_create": _after_transaction_create,
-    "after_soft_rollback": _after_soft_rollback,
-    "after_transaction_end": _after_transaction_end,
-}
+    def _clear(self) -> None:
+        self._queues.clear()
+        self._marks.clear()

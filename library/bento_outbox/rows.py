@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
-from sqlalchemy import Table
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.orm import Session
 
 from bento_outbox.envelope import Envelope
-from bento_outbox.pending import refuse_autocommit
 from bento_outbox.statements import statement
-
-_text: Callable[[Any], str] = lambda value: msgspec.json.encode(value).decode()  # noqa: E731 - a type and a name
 
 
 class RowWriter:
-    """Writes into one table."""
+    """Writes into one table. Writers of the same table are equal: their events keep one order."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._write = statement("bento_outbox", "write.sql", "write", table)
 
-    def __call__(self, session: Session, envelopes: Sequence[Envelope], hold_seconds: Sequence[float]) -> None:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowWriter) and self._table is other._table
+
+    def __hash__(self) -> int:
+        return hash(self._table)
+
+    def bind_of(self, session: Session) -> Engine | Connection:
+        """Where the session finds the table."""
+        return session.get_bind(clause=self._table)
+
+    def connection_of(self, session: Session) -> Connection:
+        """The session's connection to the table, checked out if it is not yet."""
+        return session.connection(bind_arguments={"clause": self._table})
+
+    def __call__(
+        self, connection: Connection, envelopes: Sequence[Envelope], hold_seconds: Sequence[float]
+    ) -> set[UUID]:
         """hold_seconds: for each envelope, how long the projector leaves it alone, by the clock of the database.
 
-        Raises MisuseError in AUTOCOMMIT; what the database raises is passed on and fails the transaction.
+        Returns the ids that were not there before. What the database raises is passed on and fails the transaction.
         """
-        bind = {"clause": self._table}
-        refuse_autocommit(session.connection(bind_arguments=bind))
-        session.execute(
+        written = connection.execute(
             self._write,
             {
                 "id": [event.id for event in envelopes],
@@ -40,10 +51,10 @@ class RowWriter:
                 "schema_id": [event.schema_id for event in envelopes],
                 "schema_ver": [event.schema_ver for event in envelopes],
                 "payload": [event.payload.decode() for event in envelopes],
-                "headers": [_text(dict(event.headers)) for event in envelopes],
+                "headers": [msgspec.json.encode(dict(event.headers)).decode() for event in envelopes],
                 "ordering_key": [event.ordering_key for event in envelopes],
                 "topic": [event.topic for event in envelopes],
                 "hold_seconds": list(hold_seconds),
             },
-            bind_arguments=bind,
         )
+        return set(written.scalars())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from bento_outbox.errors import TenantMissing
+from bento_outbox.errors import MisuseError, TenantMissing
 
 TenantSource = str | Callable[[], str | None] | None
 
@@ -29,11 +29,20 @@ def acting_for(tenant_id: str) -> Iterator[None]:
 
 
 def resolve_tenant(given: str | None, configured: TenantSource) -> str:
-    """The tenant of an event. Raises TenantMissing."""
-    found = given or (configured() if callable(configured) else configured) or _tenant.get()
-    if not found:
+    """The tenant of an event. Raises TenantMissing, also when one says the empty text: others are not asked then.
+
+    Raises MisuseError when it is no text.
+    """
+    found: object = given
+    if found is None:
+        found = configured() if callable(configured) else configured
+    if found is None:
+        found = _tenant.get()
+    if found is None or found == "":
         raise TenantMissing(
             "the event has no tenant: pass tenant_id, configure Outbox(tenant=...), "
             "or run the code inside `with acting_for(tenant_id)`"
         )
+    if not isinstance(found, str):
+        raise MisuseError(f"the tenant is {found!r}: it must be text")
     return found

@@ -13,9 +13,9 @@ How events wait, and get into the transaction whatever commits it, is in `pendin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -26,47 +26,13 @@ from bento_outbox.envelope import Envelope
 from bento_outbox.errors import MisuseError
 from bento_outbox.event_types import DomainEvent
 from bento_outbox.outbox import Outbox
-from bento_outbox.pending import is_joined, pending_of
+from bento_outbox.pending import no_hold
+from bento_outbox.repository import Repository, Seen
+from bento_outbox.session_events import is_joined, pending_of
 from bento_outbox.waking import channel_of, waker_of
 
 _A = TypeVar("_A")
 _DEFAULT = Outbox()
-
-
-@runtime_checkable
-class HoldsEvents(Protocol):
-    """An aggregate that keeps its events itself, instead of registering them: `pull_events` hands them over once."""
-
-    def pull_events(self) -> Sequence[DomainEvent]: ...
-
-
-class Repository(Generic[_A]):
-    """Aggregates of one class within a unit of work, which collects the events of all it has seen."""
-
-    def __init__(self, session: AsyncSession, aggregate: type[_A], seen: list[Any]) -> None:
-        self._session = session
-        self._aggregate = aggregate
-        self._seen = seen
-
-    async def get(self, key: Any) -> _A | None:
-        """The aggregate with this primary key, its row locked until the transaction ends; None if there is none.
-
-        The lock is what makes the order of its events the order of commits.
-        """
-        found = await self._session.get(self._aggregate, key, with_for_update=True)
-        if found is not None:
-            self.track(found)
-        return found
-
-    def add(self, aggregate: _A) -> None:
-        """Adds a new aggregate: it is inserted when the unit of work commits."""
-        self._session.add(aggregate)
-        self.track(aggregate)
-
-    def track(self, aggregate: _A) -> None:
-        """Collects the events of an aggregate that was loaded by a query of your own."""
-        if not any(known is aggregate for known in self._seen):
-            self._seen.append(aggregate)
 
 
 class UnitOfWork:
@@ -105,7 +71,7 @@ class UnitOfWork:
         self._wake = wake
         self._session: AsyncSession | None = None
         self._outer: context.Registrar | None = None
-        self._seen: list[Any] = []
+        self._seen = Seen(self.register)
 
     @property
     def session(self) -> AsyncSession:
@@ -128,7 +94,7 @@ class UnitOfWork:
         if self._session is not None:
             raise MisuseError("the unit of work has already begun: make a new one for each transaction")
         self._session = self._session_factory()
-        pending_of(self._session).collectors.append(self._pull_events)
+        pending_of(self._session).sources.append(self._seen)
         self._outer = context.current.get()
         context.current.set(self)
 
@@ -156,45 +122,46 @@ class UnitOfWork:
 
     def collect_events(self) -> list[Envelope]:
         """The events that the next commit writes, in order, after asking the seen aggregates for those they hold."""
-        self._pull_events()
-        return pending_of(self.session).waiting
+        pending = pending_of(self.session)
+        pending.collect()
+        return pending.waiting
 
     async def commit(self) -> None:
         """Commits business changes and events together, then publishes them or wakes the projector.
 
-        What the database raises is passed on, nothing is stored. Nothing is raised after the commit.
+        What the database raises is passed on, nothing is stored. Nothing is raised after the commit, unless the task
+        is cancelled; the projector then delivers.
         """
         session = self.session
         pending = pending_of(session)
         joined = is_joined(session.sync_session)
         publisher = None if joined else self._publisher()
-        if publisher is not None:
-            pending.hold = publisher.policy.holds
         began = asyncio.get_running_loop().time()
-        await session.commit()
-        written = pending.take_written()
+        pending.hold = publisher.policy.holds if publisher else no_hold
+        try:
+            await session.commit()
+        finally:
+            # Whoever commits the session after us does not publish.
+            pending.hold = no_hold
         if publisher is not None:
-            await publisher.publish(written, held_since=began)
+            await publisher.publish(pending.committed, held_since=began)
         elif self._wake and not joined:
-            self._wake_projectors(written)
+            self._wake_projectors(pending.committed)
 
     async def rollback(self) -> None:
         """Undoes everything since `begin` or the last commit; the registered events are forgotten."""
-        self._seen.clear()
         await self.session.rollback()
+        self._seen.clear()
 
     async def _cleanup(self) -> None:
         session, self._session = self.session, None
         context.current.set(self._outer)
-        self._seen.clear()
-        pending_of(session).collectors.remove(self._pull_events)
-        await session.close()
-
-    def _pull_events(self) -> None:
-        for aggregate in self._seen:
-            if isinstance(aggregate, HoldsEvents):
-                for event in aggregate.pull_events():
-                    self.register(event)
+        try:
+            # As `async with session` does it: not to be interrupted, or the connection would stay checked out.
+            await session.__aexit__(None, None, None)
+        finally:
+            pending_of(session).sources.remove(self._seen)
+            self._seen.clear()
 
     def _publisher(self) -> DirectPublisher | None:
         if self._message_bus is None:

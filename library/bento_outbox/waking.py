@@ -1,7 +1,8 @@
 """Tells the projector that there is something to do: a NOTIFY after the commit, on a connection of its own.
 
 Inside the transaction NOTIFY takes a lock of the whole cluster at commit, which would make all commits queue. So it is
-sent afterwards and debounced: many commits within some milliseconds wake once. It may get lost; the projector polls.
+sent afterwards and debounced: many commits within some milliseconds wake once. It may get lost, for one when the
+program ends at this moment; the projector polls.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Table, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.table import quoted
@@ -29,29 +29,35 @@ def channel_of(table: Table, tenant_id: str) -> str:
 
 
 class Waker:
-    """Sends notifications over one engine; must be used on one event loop."""
+    """Sends notifications over one engine, which it does not keep alive."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = ref(engine)
         self._channels: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def wake(self, channel: str) -> None:
         """Soon; returns at once."""
         self._channels.add(channel)
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="wake the projectors")
+        loop = asyncio.get_running_loop()
+        # A task of a loop that was closed is never done.
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._run(), name="wake the projectors")
 
     async def _run(self) -> None:
         while self._channels:
             await asyncio.sleep(DEBOUNCE_SECONDS)
             channels, self._channels = self._channels, set()
+            engine = self._engine()
+            if engine is None:
+                return
             try:
-                async with self._engine.connect() as connection:
+                async with engine.connect() as connection:
                     await connection.execute(_NOTIFY, {"channels": sorted(channels)})
                     await connection.commit()
-            except (SQLAlchemyError, OSError) as error:
-                log.debug("projectors not woken, they find the events by polling: %s", error)
+            except Exception as error:
+                # Whatever it is: nobody waits for this task, and the projector does not depend on it.
+                log.debug("projectors not woken, they find the events by polling", exc_info=error)
 
 
 _wakers: WeakKeyDictionary[AsyncEngine, Waker] = WeakKeyDictionary()

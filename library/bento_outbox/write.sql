@@ -1,7 +1,8 @@
 -- Statements of the write side. `outbox` stands for the configured table.
 
 -- name: write
--- All events of a transaction at once, in the order of their registration; an event whose id is there is left as it is.
+-- All events of a transaction at once, in the order of their registration; an event whose id is there is left as it is,
+-- and its id is not returned.
 INSERT INTO outbox (id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic,
                     available_at)
 SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::jsonb, headers::jsonb, ordering_key, topic,
@@ -14,6 +15,7 @@ FROM unnest(CAST(:id AS uuid[]), CAST(:tenant_id AS text[]), CAST(:aggregate_id 
                hold_seconds, position)
 ORDER BY position
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 
 -- name: mark_sent
 -- Published directly; a row that the projector has taken meanwhile is left to it.

@@ -22,7 +22,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 async def write(session: AsyncSession, *envelopes: Envelope, table: Table = outbox_table) -> None:
     """Rows as the library writes them, in the session's transaction."""
     writer = RowWriter(table)
-    await session.run_sync(lambda sync: writer(sync, envelopes, [0.0] * len(envelopes)))
+    await session.run_sync(lambda sync: writer(sync.connection(), envelopes, [0.0] * len(envelopes)))
 
 
 class Rows:
