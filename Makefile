@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SANDBOX := $(BIN)/python -m sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo up down shell format clean
+.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo bench up down shell format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: export DEMO_STARTED = $(shell date +%s.%N)
 demo: setup  ## two tenants, an outage, a poisoned event, on real parts
 	@$(SANDBOX) up
 	@$(SANDBOX) exec -- $(BIN)/python -m examples.demo
+
+bench: setup  ## all benchmarks, or one: make bench NAME=write_side
+	@$(SANDBOX) exec --parts postgres,pulsar -- $(BIN)/python -m bench $(NAME)
 
 up: setup  ## Postgres, Pulsar and Kubernetes on this machine
 	@$(SANDBOX) up
