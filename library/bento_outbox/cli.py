@@ -1,34 +1,26 @@
-"""`bento-outbox`: the outbox table from the command line."""
+"""`bento-outbox`: the outbox table from the command line. (`tenants` is in `tenants_cli.py`.)"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-
 import click
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bento_outbox import __version__
 from bento_outbox import schema as schema_module
-from bento_outbox.database_url import parse_database_url
-from bento_outbox.errors import OutboxError
+from bento_outbox.cli_options import database_url, on_database, schema_name, table_name
+from bento_outbox.tenants_cli import tenants_group
 
-database_url = click.option(
-    "--database-url",
-    envvar="DATABASE_URL",
-    required=True,
-    help="postgresql://user:password@host:5432/database",
-    show_envvar=True,
+row_level_security = click.option(
+    "--row-level-security", is_flag=True, help="With row-level security: each role sees its own tenant's rows."
 )
-table_name = click.option("--table", default="outbox", show_default=True, help="Name of the outbox table.")
-schema_name = click.option("--schema", default=None, help="Its schema; default: the first of the search path.")
 
 
 @click.group()
 @click.version_option(__version__, prog_name="bento-outbox")
 def main() -> None:
     """The outbox table: create it, check it, look after it."""
+
+
+main.add_command(tenants_group)
 
 
 @main.group("schema")
@@ -40,9 +32,15 @@ def schema_group() -> None:
 @database_url
 @table_name
 @schema_name
-def apply(database_url: str, table: str, schema: str | None) -> None:
+@row_level_security
+def apply(database_url: str, table: str, schema: str | None, row_level_security: bool) -> None:
     """Create the outbox table, or upgrade it. Safe to run again."""
-    _run(database_url, lambda engine: schema_module.apply_schema(engine, table=table, schema=schema))
+    on_database(
+        database_url,
+        lambda engine: schema_module.apply_schema(
+            engine, table=table, schema=schema, row_level_security=row_level_security
+        ),
+    )
     click.echo(f"table {table} is up to date")
 
 
@@ -50,32 +48,22 @@ def apply(database_url: str, table: str, schema: str | None) -> None:
 @database_url
 @table_name
 @schema_name
-def check(database_url: str, table: str, schema: str | None) -> None:
+@row_level_security
+def check(database_url: str, table: str, schema: str | None, row_level_security: bool) -> None:
     """Say whether the table is what this version needs; exit code 1 if it is not."""
-    _run(database_url, lambda engine: schema_module.validate_schema(engine, table=table, schema=schema))
+    on_database(
+        database_url,
+        lambda engine: schema_module.validate_schema(
+            engine, table=table, schema=schema, row_level_security=row_level_security
+        ),
+    )
     click.echo(f"table {table} is what version {__version__} needs")
 
 
 @schema_group.command()
 @table_name
 @schema_name
-def sql(table: str, schema: str | None) -> None:
+@row_level_security
+def sql(table: str, schema: str | None, row_level_security: bool) -> None:
     """Print the SQL that creates the table, for those who migrate by hand."""
-    click.echo(schema_module.schema_sql(table=table, schema=schema))
-
-
-def _run(url: str, action: Callable[[AsyncEngine], Awaitable[None]]) -> None:
-    async def run() -> None:
-        engine = create_async_engine(parse_database_url(url))
-        try:
-            await action(engine)
-        finally:
-            await engine.dispose()
-
-    try:
-        asyncio.run(run())
-    except OutboxError as error:
-        raise click.ClickException(str(error)) from error
-    except (DBAPIError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise click.ClickException(f"the database refused or could not be reached: {cause}") from error
+    click.echo(schema_module.schema_sql(table=table, schema=schema, row_level_security=row_level_security))

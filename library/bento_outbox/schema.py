@@ -1,74 +1,111 @@
 """The table in the user's hands: create or upgrade it, check it, or print the SQL.
 
 The revisions run under Alembic with a version table of their own (`<table>_alembic_version`), so that they can
-live beside the application's own history.
+live beside the application's own history. For tables in that history: `bento_outbox.migrations`.
+
+Alembic is imported by the functions that run it: most processes import the library and migrate nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, Table, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bento_outbox.ddl import script
 from bento_outbox.errors import MisuseError, SchemaError
-from bento_outbox.table import make_outbox_table
+from bento_outbox.table import make_outbox_table, quoted
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 LONGEST_NAME = 63 - len("_alembic_version_pkc")
 """Bytes; the longest name made of the table's must be one that Postgres takes."""
+
+_PROTECTED = text(
+    "SELECT relrowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'own_tenant') "
+    "FROM pg_class WHERE oid = to_regclass(:table)"
+)
 
 
 _one_at_a_time: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 """Alembic keeps the migration that runs in a global: two at once, even of two databases, would mix."""
 
 
-async def apply_schema(engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
+async def apply_schema(
+    engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None, row_level_security: bool = False
+) -> None:
     """Creates the outbox table or upgrades it, in one transaction. Does nothing when it is up to date.
 
+    row_level_security: turn it on as well, at once or for a table that exists; what is on stays on. From then on roles
+    other than the owner see nothing until `bento_outbox.tenant_roles.bind_role` says whose rows are theirs.
     Several processes may do so at once: one does the work, the others wait for it.
     """
     async with _one_at_a_time.setdefault(asyncio.get_running_loop(), asyncio.Lock()), engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('bento_outbox schema'))"))
-        await connection.run_sync(lambda sync: _apply(sync, table, schema))
+        await connection.run_sync(lambda sync: _apply(sync, table, schema, row_level_security))
 
 
-async def validate_schema(engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
-    """Raises SchemaError when the table is missing or lacks a column that this version needs."""
+async def validate_schema(
+    engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None, row_level_security: bool = False
+) -> None:
+    """Raises SchemaError when the table is missing or lacks a column that this version needs.
+
+    row_level_security: raise as well when it is off.
+    """
     async with engine.connect() as connection:
-        await connection.run_sync(lambda sync: _validate(sync, table, schema))
+        await connection.run_sync(lambda sync: _validate(sync, table, schema, row_level_security))
 
 
-def schema_sql(*, table: str = "outbox", schema: str | None = None) -> str:
+def schema_sql(*, table: str = "outbox", schema: str | None = None, row_level_security: bool = False) -> str:
     """The SQL of `apply_schema` for an empty database, for those who run their migrations by hand."""
+    from alembic import command
+
     output = io.StringIO()
-    config = _config(table, schema, output=output)
-    command.upgrade(config, "head", sql=True)
+    command.upgrade(_config(table, schema, row_level_security, output=output), "head", sql=True)
     return output.getvalue()
 
 
-def _config(table: str, schema: str | None, *, output: io.StringIO | None = None) -> Config:
+def has_row_level_security(connection: Connection, table: str, schema: str | None) -> bool:
+    """Whether row-level security is on, with the policy that this version knows. The table must exist."""
+    found = connection.execute(_PROTECTED, {"table": quoted(Table(table, MetaData(), schema=schema), bare=True)})
+    return bool(found.scalar_one())
+
+
+def _config(
+    table: str, schema: str | None, row_level_security: bool = False, *, output: io.StringIO | None = None
+) -> Config:
+    from alembic.config import Config
+
     if len(table.encode()) > LONGEST_NAME:
         raise MisuseError(f"the table name {table!r} is too long: at most {LONGEST_NAME} bytes")
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", "bento_outbox:migrations")
-    config.attributes |= {"table": table, "schema": schema}
+    config.attributes["bento_outbox"] = {"table": table, "schema": schema, "row_level_security": row_level_security}
     return config
 
 
-def _apply(connection: Connection, table: str, schema: str | None) -> None:
+def _apply(connection: Connection, table: str, schema: str | None, row_level_security: bool) -> None:
+    from alembic import command
+
     config = _config(table, schema)
     config.attributes["connection"] = connection
     if not inspect(connection).has_table(table, schema=schema):
         # It may have been dropped by hand, with its history still saying that all is done.
         command.stamp(config, "base")
     command.upgrade(config, "head")
+    # Not again where it is on: it locks the table, and every start of an application may come here.
+    if row_level_security and not has_row_level_security(connection, table, schema):
+        for file in ("tenant_role_table.sql", "row_level_security.sql"):
+            for statement in script("bento_outbox.migrations", file, table=table, schema=schema):
+                connection.execute(text(statement))
 
 
-def _validate(connection: Connection, table: str, schema: str | None) -> None:
+def _validate(connection: Connection, table: str, schema: str | None, row_level_security: bool) -> None:
     name = f"{schema}.{table}" if schema else table
     inspector = inspect(connection)
     if not inspector.has_table(table, schema=schema):
@@ -77,3 +114,7 @@ def _validate(connection: Connection, table: str, schema: str | None) -> None:
     missing = set(wanted.keys()) - {column["name"] for column in inspector.get_columns(table, schema=schema)}
     if missing:
         raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run `bento-outbox schema apply`")
+    if row_level_security and not has_row_level_security(connection, table, schema):
+        raise SchemaError(
+            f"row-level security of table {name} is off: run `bento-outbox schema apply --row-level-security`"
+        )

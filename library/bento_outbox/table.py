@@ -30,10 +30,13 @@ NEW, SENT, ERR = "NEW", "SENT", "ERR"
 _identifiers = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
 
 
-def quoted(table: Table) -> str:
-    """The table's name for the text of a statement: with its schema, quoted where it must be, no part a parameter."""
+def quoted(table: Table, *, bare: bool = False) -> str:
+    """The table's name for the text of a statement: with its schema, quoted where it must be, no part a parameter.
+
+    bare: for a value or another reader than `sqlalchemy.text`.
+    """
     name: str = _identifiers.format_table(table)
-    return name.replace(":", r"\:")
+    return name if bare else name.replace(":", r"\:")
 
 
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:

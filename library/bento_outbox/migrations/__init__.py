@@ -1,1 +1,82 @@
-"""Alembic revisions of the outbox table."""
+"""The outbox table in the application's own Alembic history, in either of two ways.
+
+As a branch of its own, beside the application's. In alembic.ini:
+
+    path_separator = newline
+    version_locations = %(here)s/versions
+        bento_outbox:migrations/versions
+
+From then on `alembic upgrade heads` brings both up to date. Another table than `outbox` is named in env.py:
+
+    config.attributes["bento_outbox"] = {"table": "order_events", "schema": "shop", "row_level_security": True}
+
+Or from a revision of the application's one line:
+
+    def upgrade():
+        upgrade_outbox(op)
+
+    def downgrade():
+        downgrade_outbox(op)
+
+When a later version of the library needs more of the table, `validate_schema` says so, and another such revision brings
+it: every statement may run again.
+
+Autogenerate must leave the table alone, whichever way made it:
+
+    context.configure(..., include_object=ignore_outbox())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from bento_outbox.ddl import script
+
+__all__ = ["downgrade_outbox", "enable_row_level_security", "ignore_outbox", "upgrade_outbox"]
+
+
+class Operations(Protocol):
+    """What is needed of `alembic.op`."""
+
+    def execute(self, sqltext: str, /) -> None:
+        """Runs one statement, or prints it in offline mode."""
+        ...
+
+
+def upgrade_outbox(
+    op: Operations, *, table: str = "outbox", schema: str | None = None, row_level_security: bool = False
+) -> None:
+    """Creates the outbox table, or adds what it lacks. op: `alembic.op`."""
+    _execute(op, "outbox_table.sql", table, schema)
+    if row_level_security:
+        enable_row_level_security(op, table=table, schema=schema)
+
+
+def enable_row_level_security(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Row-level security for a table that exists; from now on roles see nothing until they are bound."""
+    _execute(op, "tenant_role_table.sql", table, schema)
+    _execute(op, "row_level_security.sql", table, schema)
+
+
+def downgrade_outbox(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Drops the outbox table and the events in it."""
+    _execute(op, "no_outbox_table.sql", table, schema)
+
+
+def ignore_outbox(*, table: str = "outbox", schema: str | None = None) -> Callable[..., bool]:
+    """An `include_object` for env.py: autogenerate neither makes nor changes nor drops the outbox and its side tables.
+
+    schema: as the tables are seen by Alembic; None for the first of the search path.
+    """
+    own = {table, f"{table}_tenant_role", f"{table}_alembic_version"}
+
+    def include(item: Any, name: str | None, kind: str, _reflected: bool, _compare_to: object) -> bool:
+        return not (kind == "table" and name in own and item.schema == schema)
+
+    return include
+
+
+def _execute(op: Operations, file: str, table: str, schema: str | None) -> None:
+    for statement in script("bento_outbox.migrations", file, table=table, schema=schema):
+        op.execute(statement)

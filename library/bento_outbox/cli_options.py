@@ -1,0 +1,46 @@
+"""What the commands of `bento-outbox` have in common: their options, and errors in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from bento_outbox.database_url import parse_database_url
+from bento_outbox.errors import OutboxError
+
+_R = TypeVar("_R")
+
+database_url = click.option(
+    "--database-url",
+    envvar="DATABASE_URL",
+    required=True,
+    help="postgresql://user:password@host:5432/database",
+    show_envvar=True,
+)
+table_name = click.option("--table", default="outbox", show_default=True, help="Name of the outbox table.")
+schema_name = click.option("--schema", default=None, help="Its schema; default: the first of the search path.")
+
+
+def on_database(url: str, action: Callable[[AsyncEngine], Awaitable[_R]]) -> _R:
+    """Runs `action`; what goes wrong with the database or its use ends the command with one sentence."""
+
+    async def run() -> _R:
+        engine = create_async_engine(parse_database_url(url))
+        try:
+            return await action(engine)
+        finally:
+            await engine.dispose()
+
+    try:
+        return asyncio.run(run())
+    except OutboxError as error:
+        raise click.ClickException(str(error)) from error
+    except (DBAPIError, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        sentence = str(cause).splitlines()[0]
+        raise click.ClickException(f"the database refused or could not be reached: {sentence}") from error

@@ -1,0 +1,31 @@
+"""Scripts of statements that make things, kept in `.sql` files as a DBA reads them, for any name of the table."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from sqlalchemy import MetaData, Table
+
+from bento_outbox.table import quoted
+
+_COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
+_NAME = re.compile(r"\boutbox(?:_tenant_role|_tenant_status_seq)?\b")
+_INDEX = "_tenant_status_seq"
+
+
+def renamed(sql: str, *, table: str, schema: str | None) -> str:
+    """The text for `sqlalchemy.text`, where names that begin with `outbox` begin with `table` instead."""
+
+    def name(match: re.Match[str]) -> str:
+        suffix = match[0].removeprefix("outbox")
+        # An index lies in the schema of its table and is created without one.
+        return quoted(Table(table + suffix, MetaData(), schema=None if suffix == _INDEX else schema))
+
+    return _NAME.sub(name, sql)
+
+
+def script(package: str, file: str, *, table: str, schema: str | None) -> list[str]:
+    """The statements of a file, one by one, for this table."""
+    source = _COMMENT.sub("", files(package).joinpath(file).read_text())
+    return [renamed(part.strip(), table=table, schema=schema) for part in source.split(";\n") if part.strip()]
