@@ -34,7 +34,7 @@ class DirectPublish:
     """How hard to try.
 
     tries                attempts in all, from 1
-    first_pause_seconds  before the second attempt; doubles, with as much again at random
+    first_pause_seconds  before the second attempt, then doubling; up to as much again is added at random
     hold_seconds         how long the projector leaves the rows alone, so the delay after a crash; publishing here ends
                          at half of it, so the bus's own time limit must be shorter than the other half
     """
@@ -98,13 +98,12 @@ class DirectPublisher:
     async def _try(self, waiting: dict[UUID, Envelope]) -> None:
         """Removes from `waiting` what the bus has stored. Raises BusUnavailable after the last attempt."""
         # Imported here: applications without a bus need not pay for it at their start.
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
+        pause = self.policy.first_pause_seconds
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self.policy.tries),
-            wait=wait_exponential_jitter(
-                initial=self.policy.first_pause_seconds, jitter=self.policy.first_pause_seconds
-            ),
+            wait=wait_exponential(multiplier=pause) + wait_random(0, pause),
             retry=retry_if_exception_type(BusUnavailable),
             sleep=self._sleep,
             reraise=True,

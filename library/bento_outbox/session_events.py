@@ -132,8 +132,8 @@ def _connection_commits(connection: Connection) -> None:
                 pending.session.flush()
                 pending.write(over=connection)
         except BaseException:
-            # For SQLAlchemy the transaction is over once its commit was tried.
-            connection.connection.rollback()
+            # For SQLAlchemy the transaction is over once its commit was tried, but in the database it would live on.
+            connection.invalidate()
             raise
 
 

@@ -44,6 +44,11 @@ class Waker:
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             self._task = loop.create_task(self._run(), name="wake the projectors")
 
+    async def drained(self) -> None:
+        """Returns when everything that was asked for is sent, or given up."""
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+            await self._task
+
     async def _run(self) -> None:
         while self._channels:
             await asyncio.sleep(DEBOUNCE_SECONDS)
