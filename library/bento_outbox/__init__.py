@@ -1,6 +1,15 @@
 """Bento Outbox, the write side: domain events stored in the same transaction as the data they tell of.
 
-Everything an application needs is importable from here; modules below are not part of the promise.
+Everything an application needs is importable from here, or from the modules that only some need:
+
+    bento_outbox.migrations     the table in the application's own Alembic history
+    bento_outbox.tenant_roles   row-level security: which role of the database acts for which tenant
+    bento_outbox.integrations   FastAPI and Litestar
+    bento_outbox.cloudevents    messages as CloudEvents
+    bento_outbox.pulsar_bus     the bus for Pulsar
+    bento_outbox.testing        the testing kit
+
+Other modules are not part of the promise.
 """
 
 from importlib.metadata import version
@@ -26,6 +35,7 @@ from bento_outbox.headers import in_conversation
 from bento_outbox.inbox import Inbox, make_inbox_table
 from bento_outbox.outbox import Outbox
 from bento_outbox.repository import HoldsEvents, Repository
+from bento_outbox.schema import apply_schema, schema_sql, validate_schema
 from bento_outbox.table import OutboxRecord, make_outbox_table
 from bento_outbox.tenancy import acting_for
 from bento_outbox.unit_of_work import UnitOfWork
@@ -56,6 +66,7 @@ __all__ = [
     "UnitOfWork",
     "__version__",
     "acting_for",
+    "apply_schema",
     "decode",
     "event_type",
     "in_conversation",
@@ -63,6 +74,8 @@ __all__ = [
     "make_outbox_table",
     "opened",
     "register_event_from_aggregate",
+    "schema_sql",
     "sealed",
     "upcaster",
+    "validate_schema",
 ]

@@ -27,7 +27,9 @@ class DomainEvent(Protocol):
     """
 
     @property
-    def aggregate_id(self) -> str: ...
+    def aggregate_id(self) -> str:
+        """What it happened to; events of one aggregate are kept in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
