@@ -24,6 +24,7 @@ def bring_up(wanted: Plan) -> None:
     if not namespace.inside():
         preflight.check(names)
     with caching.locked():
+        caching.tidy()
         distribution.install(distribution.missing([program for name in names for program in PARTS[name].programs]))
         processes.together(*(PARTS[name].prepare for name in names))
         if namespace.inside():

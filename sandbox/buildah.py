@@ -36,7 +36,9 @@ def build(
     arguments: Mapping[str, str] | None = None,
 ) -> None:
     """Builds `file` up to `target` as `tag`; steps whose input is unchanged are not run again."""
-    with _command() as buildah, tempfile.TemporaryDirectory() as scratch:
+    with _command() as buildah, _folder() as scratch:
+        # Containers of builds that were interrupted.
+        processes.output([*buildah, "rm", "--all"])
         processes.run(
             [
                 *(*buildah, "build", "--layers", "--isolation=chroot", "--network=host", "--pull-never"),
@@ -70,13 +72,17 @@ def archive(tags: Sequence[str], target: Path, *, log: Path) -> None:
 @contextmanager
 def _command() -> Iterator[list[str | Path]]:
     """The beginning of a buildah command line."""
-    with _one_at_a_time, tempfile.TemporaryDirectory(dir=paths.build_cache("buildah"), prefix="run-") as state:
+    with _one_at_a_time, _folder() as state:
         outside = ["nsenter", f"--net={paths.OUTSIDE_NETWORK}"] if namespace.inside() else []
         storage = paths.build_cache("buildah") / "storage"
         yield [
-            *(*outside, "unshare", "--mount", "buildah"),
+            *(*outside, "unshare", "--mount", "env", f"TMPDIR={paths.temporary()}", "buildah"),
             *("--root", storage, "--runroot", state, "--storage-driver=overlay"),
         ]
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=paths.temporary(), ignore_cleanup_errors=True)
 
 
 def _network_files(scratch: Path) -> list[str]:

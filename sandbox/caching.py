@@ -30,6 +30,12 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
     return target
 
 
+def tidy() -> None:
+    """Removes what interrupted builds have left, whatever their version. Call it under `locked()`."""
+    for scratch in [*paths.cache().glob(".*.partial"), paths.temporary()]:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def digest(*roots: Path, salt: Iterable[str] = ()) -> str:
     """A short name for the content of some files and folders (names and bytes; no times, no permissions)."""
     result = hashlib.sha256()

@@ -65,6 +65,7 @@ def environment() -> dict[str, str]:
         "GOFLAGS": "-modcacherw -mod=readonly",
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
+        "GOTMPDIR": str(paths.temporary()),
         "GOCACHE": str(paths.build_cache("go-cache")),
         "GOMODCACHE": str(paths.build_cache("go-modules")),
     }

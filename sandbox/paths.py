@@ -26,6 +26,11 @@ def build_cache(tool: str) -> Path:
     return path
 
 
+def temporary() -> Path:
+    """The TMPDIR of builds: what they leave there when they are interrupted is cleared away by the next one."""
+    return build_cache("tmp")
+
+
 def run() -> Path:
     return cache() / "run"
 

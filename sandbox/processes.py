@@ -29,16 +29,15 @@ def run(
     log: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: Path | None = None,
 ) -> None:
     """Runs `command` to its end, its output appended to `log`; `what` names it in the error."""
     if _stopping.is_set():
         raise SandboxError(f"{what} was not begun: something else failed first.")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output, (stdin or Path(os.devnull)).open("rb") as source:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *map(str, command)],
-            stdin=source,
+            ["setpriv", "--pdeathsig", "KILL", *map(str, command)],
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},

@@ -76,6 +76,7 @@ def _command(home: Path, configuration: Path) -> processes.Command:
         *(java.ensured() / "bin" / "java", "-Xms256m", "-Xmx768m", "-XX:MaxDirectMemorySize=512m"),
         *(option for package in OPENED for option in ("--add-opens", f"{package}=ALL-UNNAMED")),
         *("-Dio.netty.tryReflectionSetAccessible=true", "-Dpulsar.allocator.exit_on_oom=true"),
+        "-XX:-UsePerfData",  # or it would leave files in /tmp when the sandbox ends
         *(f"-Djava.io.tmpdir={home / 'tmp'}", "-cp", f"{libraries}/*", "org.apache.pulsar.PulsarStandaloneStarter"),
         *("--config", configuration, "--advertised-address", network.NODE),
         *("--no-functions-worker", "--no-stream-storage"),

@@ -48,7 +48,8 @@ def plan(requested: Sequence[str], environ: Mapping[str, str], *, resolve: Calla
     unknown = [name for name in requested if name not in PARTS]
     if unknown:
         raise SandboxError(f"There is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}.")
-    wanted = [part for part in PARTS.values() if not requested or part.name in requested]
+    needed = {*requested, *(need for name in requested for need in PARTS[name].needs)} or PARTS.keys()
+    wanted = [part for part in PARTS.values() if part.name in needed]
     existing = [part for part in wanted if _exists(part, environ)]
     start = [part for part in wanted if part not in existing]
     names = {part.name for part in start}

@@ -21,6 +21,7 @@ def installed(requirement: str) -> Path:
                 [*PIP, "install", "--no-deps", "--only-binary=:all:", "--target", scratch, requirement],
                 what=f"pip install {requirement}",
                 log=paths.build_logs() / "pip.log",
+                env={"TMPDIR": str(paths.temporary())},
             )
 
     return caching.built(_folder(requirement), install)

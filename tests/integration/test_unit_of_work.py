@@ -416,6 +416,7 @@ async def test_a_unit_of_work_may_commit_several_times(new_work: Any, rows: Rows
         order = Order.place(1)
         work.repository(Order).add(order)
         await work.commit()
+        assert work.collect_events() == []
         order.change(2)
         await work.commit()
         order.change(3)

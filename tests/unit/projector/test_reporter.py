@@ -115,6 +115,10 @@ async def test_without_news_the_next_write_is_the_heartbeat(reporter: Reporter, 
     await reporter.report()
     assert len(api.written) == 2
 
+    clock.advance(59)
+    await reporter.report()
+    assert len(api.written) == 2
+
 
 async def test_news_are_written_at_once(reporter: Reporter, api: ApiServer, table: Table) -> None:
     await reporter.report()

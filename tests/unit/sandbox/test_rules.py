@@ -26,6 +26,10 @@ def test_only_what_was_asked_for_is_started() -> None:
     assert plan("pulsar", "postgres").start == ("postgres", "pulsar")
 
 
+def test_what_a_part_needs_is_started_with_it() -> None:
+    assert plan("images").start == ("kubernetes", "images")
+
+
 def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SandboxError, match=r"no part 'mysql'; the parts are postgres, pulsar, kubernetes, images"):
         plan("mysql")
