@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import bringing_up, preflight
-from sandbox.errors import SandboxError
+from sandbox import rules
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def run(tier: Tier) -> tuple[str, float]:
     began = time.monotonic()
     print(f"\n=== {tier.name}", flush=True)
     outcome = "passed"
-    if obstacle := _obstacle(tier):
+    if obstacle := rules.obstacle(tier.parts, os.environ):
         outcome = f"NOT RUN: {obstacle}"
     else:
         sandbox = [sys.executable, "-m", "sandbox", "exec", "--parts", ",".join(tier.parts), "--"] if tier.parts else []
@@ -73,16 +72,6 @@ def run(tier: Tier) -> tuple[str, float]:
                 outcome = f"FAILED: {' '.join(command)}"
                 break
     return outcome, time.monotonic() - began
-
-
-def _obstacle(tier: Tier) -> str:
-    """Why this machine cannot run the tier; empty if it can."""
-    try:
-        if tier.parts:
-            preflight.check(bringing_up.plan(tier.parts).start)
-    except SandboxError as error:
-        return str(error)
-    return ""
 
 
 def _installed(name: str) -> str:
