@@ -10,8 +10,9 @@
 Commit in the endpoint: what follows the `yield` of a dependency may run after the response was sent, when a failed
 commit could no longer be told. A request that ends without commit is rolled back.
 
-The dependency is async, and must stay so: FastAPI runs a sync dependency in a thread with a copy of the context, where
-the current unit of work would be set and lost. Endpoints may be sync or async; both see it.
+The dependency is async, and one that wraps it must be so as well: FastAPI runs a sync dependency in a thread with a
+copy of the context, where the current unit of work would be set and lost. A sync endpoint sees the unit of work; it
+commits with `anyio.from_thread.run(work.commit)`.
 """
 
 from __future__ import annotations

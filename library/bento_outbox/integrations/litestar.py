@@ -3,16 +3,18 @@
     unit_of_work = unit_of_work_dependency(sessions, tenant=lambda request: request.headers["x-tenant"])
 
     @post("/orders", dependencies={"work": Provide(unit_of_work)})
-    async def place(work: UnitOfWork) -> None:
-        ...
-        await work.commit()
+    async def place(work: NamedDependency[UnitOfWork]) -> None:
+        async with work:
+            ...
+            await work.commit()
 
-Commit in the handler, for the same reason as in FastAPI; a request that ends without commit is rolled back.
+The handler begins it, not the dependency: Litestar resolves several dependencies of a handler in tasks of their own,
+where the current unit of work would be set and lost. Leaving the block without commit rolls back.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request
@@ -28,12 +30,13 @@ def unit_of_work_dependency(
     *,
     tenant: Callable[[AnyRequest], str] | None = None,
     **options: Any,
-) -> Callable[[AnyRequest], AsyncGenerator[UnitOfWork, None]]:
-    """The dependency. tenant: tells whose request it is. options: as of UnitOfWork."""
+) -> Callable[[AnyRequest], Awaitable[UnitOfWork]]:
+    """The dependency: a unit of work that has not begun.
 
-    async def unit_of_work(request: AnyRequest) -> AsyncGenerator[UnitOfWork, None]:
-        tenant_id = None if tenant is None else tenant(request)
-        async with UnitOfWork(session_factory, tenant_id=tenant_id, **options) as work:
-            yield work
+    tenant: tells whose request it is. options: as of UnitOfWork.
+    """
+
+    async def unit_of_work(request: AnyRequest) -> UnitOfWork:
+        return UnitOfWork(session_factory, tenant_id=None if tenant is None else tenant(request), **options)
 
     return unit_of_work
