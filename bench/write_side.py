@@ -29,7 +29,6 @@ from bento_outbox.table import outbox_table
 
 PARTS = ("postgres",)
 TENANT = "bench"
-DATABASE = "bento_outbox_bench"
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -140,13 +139,16 @@ def _import_seconds() -> float:
 
 
 class _Database:
-    """A database of the benchmark's own, made anew and dropped afterwards."""
+    """A database of the benchmark's own, dropped afterwards."""
+
+    def __init__(self) -> None:
+        self._name = f"bench_{uuid.uuid4().hex}"
 
     async def __aenter__(self) -> AsyncEngine:
         server = os.environ["DATABASE_URL"]
         self._server = create_async_engine(parse_database_url(server), isolation_level="AUTOCOMMIT", poolclass=NullPool)
-        await self._on_server(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE}")
-        own = urlunsplit(urlsplit(server)._replace(path=f"/{DATABASE}"))
+        await self._on_server(f"CREATE DATABASE {self._name}")
+        own = urlunsplit(urlsplit(server)._replace(path=f"/{self._name}"))
         self._engine = create_async_engine(parse_database_url(own))
         async with self._engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
@@ -156,10 +158,9 @@ class _Database:
 
     async def __aexit__(self, *_: object) -> None:
         await self._engine.dispose()
-        await self._on_server(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+        await self._on_server(f"DROP DATABASE {self._name} WITH (FORCE)")
         await self._server.dispose()
 
-    async def _on_server(self, *statements: str) -> None:
+    async def _on_server(self, statement: str) -> None:
         async with self._server.connect() as connection:
-            for statement in statements:
-                await connection.execute(text(statement))
+            await connection.execute(text(statement))
