@@ -92,6 +92,10 @@ class _Queue:
     def waiting(self) -> list[Envelope]:
         return self.events[self._written :]
 
+    @property
+    def has_waiting(self) -> bool:
+        return self._written < len(self.events)
+
     def write(self, writer: Writer, connection: Connection, hold: Callable[[Envelope], float]) -> None:
         waiting = self.waiting
         self._new |= writer(connection, waiting, [hold(envelope) for envelope in waiting])
@@ -134,20 +138,23 @@ class Pending:
 
     def add(self, writer: Writer, envelope: Envelope) -> None:
         """Takes an event along."""
-        self._queues.setdefault(writer, _Queue()).events.append(envelope)
+        queue = self._queues.get(writer)
+        if queue is None:
+            queue = self._queues[writer] = _Queue()
+        queue.events.append(envelope)
 
     def collect(self) -> bool:
         """Asks the sources. Returns whether anything waits."""
         for source in self.sources:
             source.collect()
-        return any(queue.waiting for queue in self._queues.values())
+        return any(queue.has_waiting for queue in self._queues.values())
 
     def write(self, *, over: Connection | None = None) -> None:
         """Writes all that waits, one statement a table. over: this connection alone, past the session."""
         if not self.collect():
             return
         for writer, queue in self._queues.items():
-            if not queue.waiting:
+            if not queue.has_waiting:
                 continue
             if over is None:
                 queue.write(writer, writer.connection_of(self.session), self.hold)
