@@ -36,7 +36,7 @@ demo: setup  ## two tenants, an outage, a poisoned event, on real parts
 	@$(SANDBOX) exec -- $(BIN)/python -m examples.demo
 
 bench: setup  ## all benchmarks, or one: make bench NAME=write_side
-	@$(SANDBOX) exec --parts postgres,pulsar -- $(BIN)/python -m bench $(NAME)
+	@$(BIN)/python -m bench $(NAME)
 
 up: setup  ## Postgres, Pulsar and Kubernetes on this machine
 	@$(SANDBOX) up
