@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import string
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -141,7 +142,7 @@ class PulsarMessageBus:
             if outage.reason == "BrokerUnreachable" and self._client is client:
                 self._client = None
                 self._producers.clear()
-                client.shutdown()
+                _close_aside(client)
             raise
 
     def _topic_of(self, event: Envelope) -> str:
@@ -251,6 +252,20 @@ class PulsarMessageBus:
             "BrokerAuthenticationFailed": f"{where} does not let us publish to {topic}: check the credentials",
         }.get(reason, f"{where} refuses topic {topic}")
         return BusUnavailable(f"{sentence} ({result})", reason=reason)
+
+
+def _close_aside(client: pulsar.Client) -> None:
+    """Closes a client that nobody uses any more, on a thread of its own, since it may take long.
+
+    Never `Client.shutdown`: it holds the interpreter's lock while it waits for threads of the client that need the lock
+    for their callbacks, and with a send under way the whole process hangs.
+    """
+
+    def close() -> None:
+        with contextlib.suppress(pulsar.PulsarException):
+            client.close()
+
+    threading.Thread(target=close, name="close a Pulsar client", daemon=True).start()
 
 
 def _hop(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[str], result: pulsar.Result, _message_id: Any) -> None:
