@@ -224,8 +224,11 @@ class PulsarMessageBus:
                 producer.flush()
 
         await asyncio.to_thread(send_all)
+        # A client that is closed meanwhile leaves some sends without an answer.
+        await asyncio.wait(answers, timeout=self._timeout)
         outage = ""
-        for event, result in zip(events, await asyncio.gather(*answers), strict=True):
+        for event, answer in zip(events, answers, strict=True):
+            result = answer.result() if answer.done() else "Timeout"
             if result == "Ok":
                 stored.add(event.id)
             elif result in _PERMANENT:

@@ -11,6 +11,7 @@ import pytest
 from bento_outbox import BusUnavailable, Envelope, EventsRefused
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from tests.support.envelopes import envelope
+from tests.support.programs import started
 from tests.support.pulsar_topics import Namespaces, Topics
 
 NewBus = Callable[[str], PulsarMessageBus]
@@ -212,6 +213,15 @@ async def test_many_events_of_the_largest_size_that_a_batch_takes(new_bus: NewBu
     await new_bus(topic).publish(events)
 
     assert [message.event_id for message in await topics.exactly(20, topic)] == [str(event.id) for event in events]
+
+
+async def test_a_client_that_is_dropped_while_it_sends_lets_the_publish_end(pulsar_url: str, topic: str) -> None:
+    """Closed in a way that waits with the interpreter's lock held, it would stop the process for good."""
+    async with started("python", "-m", "tests.support.dropped_client", topic, PULSAR_URL=pulsar_url) as process:
+        ended = await process.logged("ended")
+
+        assert (await process.finished()).code == 0
+        assert ended["stored"] > 0
 
 
 async def _published_within(bus: PulsarMessageBus, event: Envelope, *, attempts: int) -> None:
