@@ -50,7 +50,7 @@ class Writer(Protocol):
     def __call__(
         self, connection: Connection, envelopes: Sequence[Envelope], hold_seconds: Sequence[float]
     ) -> set[UUID]:
-        """Writes with one statement. Returns the ids that were not there before."""
+        """Writes with one statement. Returns the ids that were there before."""
         ...
 
 
@@ -86,7 +86,7 @@ class _Queue:
     def __init__(self) -> None:
         self.events: list[Envelope] = []
         self._written = 0
-        self._new: set[UUID] = set()
+        self._known: set[UUID] = set()  # among the written: their rows were there before
 
     @property
     def waiting(self) -> list[Envelope]:
@@ -98,7 +98,9 @@ class _Queue:
 
     def write(self, writer: Writer, connection: Connection, hold: Callable[[Envelope], float]) -> None:
         waiting = self.waiting
-        self._new |= writer(connection, waiting, [hold(envelope) for envelope in waiting])
+        if known := writer(connection, waiting, [hold(envelope) for envelope in waiting]):
+            # A row that this transaction wrote a moment ago, for the same event, is new all the same.
+            self._known |= known - {envelope.id for envelope in self.events[: self._written]}
         self._written += len(waiting)
 
     def mark(self) -> _Mark:
@@ -107,11 +109,12 @@ class _Queue:
     def back_to(self, mark: _Mark) -> None:
         del self.events[mark.registered :]
         self._written = min(self._written, mark.written)
-        self._new &= {envelope.id for envelope in self.events[: self._written]}
+        self._known &= {envelope.id for envelope in self.events[: self._written]}
 
     def inserted(self) -> list[Envelope]:
         """Those whose row this transaction has made; the others were there before."""
-        return [envelope for envelope in self.events if envelope.id in self._new]
+        written = self.events[: self._written]
+        return [envelope for envelope in written if envelope.id not in self._known] if self._known else written
 
 
 class Pending:

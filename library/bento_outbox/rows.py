@@ -39,22 +39,25 @@ class RowWriter:
     ) -> set[UUID]:
         """hold_seconds: for each envelope, how long the projector leaves it alone, by the clock of the database.
 
-        Returns the ids that were not there before. What the database raises is passed on and fails the transaction.
+        Returns the ids that were there before. What the database raises is passed on and fails the transaction.
         """
-        written = connection.execute(
-            self._write,
-            {
-                "id": [event.id for event in envelopes],
-                "tenant_id": [event.tenant_id for event in envelopes],
-                "aggregate_id": [event.aggregate_id for event in envelopes],
-                "type": [event.type for event in envelopes],
-                "schema_id": [event.schema_id for event in envelopes],
-                "schema_ver": [event.schema_ver for event in envelopes],
-                "payload": [event.payload.decode() for event in envelopes],
-                "headers": [msgspec.json.encode(dict(event.headers)).decode() for event in envelopes],
-                "ordering_key": [event.ordering_key for event in envelopes],
-                "topic": [event.topic for event in envelopes],
-                "hold_seconds": list(hold_seconds),
-            },
+        events = msgspec.json.encode(
+            [_as_json(event, seconds) for event, seconds in zip(envelopes, hold_seconds, strict=True)]
         )
-        return set(written.scalars())
+        return set(connection.execute(self._write, {"events": events.decode()}).scalars())
+
+
+def _as_json(event: Envelope, hold_seconds: float) -> dict[str, object]:
+    return {
+        "id": event.id,
+        "tenant_id": event.tenant_id,
+        "aggregate_id": event.aggregate_id,
+        "type": event.type,
+        "schema_id": event.schema_id,
+        "schema_ver": event.schema_ver,
+        "payload": msgspec.Raw(event.payload),
+        "headers": event.headers,
+        "ordering_key": event.ordering_key,
+        "topic": event.topic,
+        "hold_seconds": hold_seconds,
+    }
