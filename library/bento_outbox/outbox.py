@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 from sqlalchemy import Table
 
 from bento_outbox.codec import Codec, PlainJson
 from bento_outbox.envelope import Envelope
-from bento_outbox.event_types import DomainEvent, encode
+from bento_outbox.errors import EventNotEncodable
+from bento_outbox.event_types import DomainEvent, EventType, encode
 from bento_outbox.headers import capture
 from bento_outbox.rows import RowWriter
 from bento_outbox.session_events import AnySession, listen, take_along
@@ -81,8 +83,25 @@ class Outbox:
             type=encoded.type.name,
             schema_id=encoded.type.schema_id,
             schema_ver=encoded.type.version,
-            payload=self._codec.encode(encoded.payload, tenant_id=tenant, type=encoded.type.name),
+            payload=_checked(
+                self._codec.encode(encoded.payload, tenant_id=tenant, type=encoded.type.name), encoded.type
+            ),
             headers=capture(headers),
             ordering_key=ordering_key,
             topic=topic,
         )
+
+
+_json = msgspec.json.Decoder(msgspec.Raw)
+
+
+def _checked(payload: bytes, kind: EventType) -> bytes:
+    """The payload, when it is JSON: codecs and models are others' code, and it goes into a larger JSON as it is."""
+    try:
+        payload.decode()
+        _json.decode(payload)
+    except (ValueError, RecursionError) as error:
+        raise EventNotEncodable(
+            f"event {kind.name!r} was not encoded as JSON by its codec or model: {error}"
+        ) from error
+    return payload

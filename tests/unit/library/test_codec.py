@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bento_outbox import Codec, MisuseError, Outbox, decode, event_type, opened, sealed
+from bento_outbox import Codec, EventNotEncodable, MisuseError, Outbox, decode, event_type, opened, sealed
 from bento_outbox.codec import PlainJson
 
 
@@ -52,6 +52,16 @@ def test_a_consumer_reads_it_with_the_same_codec() -> None:
     payload = codec.decode(stored.payload, tenant_id=stored.tenant_id, type=stored.type)
 
     assert decode(stored.type, stored.schema_ver, payload) == event
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"ciphertext", b'{}, "tenant_id": "bolt"', b'"\xff"', b"[" * 100_000])
+def test_a_codec_that_makes_no_json_fails_the_caller(nonsense: bytes) -> None:
+    class Careless(Zipped):
+        def encode(self, payload: bytes, *, tenant_id: str, type: str) -> bytes:  # noqa: A002 - as in Codec
+            return nonsense
+
+    with pytest.raises(EventNotEncodable, match="'tests.codec.Noticed' was not encoded as JSON by its codec"):
+        Outbox(codec=Careless()).seal(Noticed("order-1", "paid"), tenant_id="acme")
 
 
 def test_what_a_codec_raises_fails_the_caller() -> None:
