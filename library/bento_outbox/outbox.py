@@ -19,7 +19,7 @@ from bento_outbox.envelope import Envelope
 from bento_outbox.errors import EventNotEncodable
 from bento_outbox.event_types import DomainEvent, EventType, encode
 from bento_outbox.headers import capture
-from bento_outbox.rows import RowWriter
+from bento_outbox.rows import writer_of
 from bento_outbox.session_events import AnySession, listen, take_along
 from bento_outbox.table import outbox_table
 from bento_outbox.tenancy import TenantSource, resolve_tenant
@@ -43,7 +43,7 @@ class Outbox:
         self.table = table
         self._tenant = tenant
         self._codec = codec or PlainJson()
-        self._writer = RowWriter(table)
+        self._writer = writer_of(table)
         listen()
 
     def add(

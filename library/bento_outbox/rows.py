@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from uuid import UUID
 
 import msgspec
@@ -14,17 +15,11 @@ from bento_outbox.statements import statement
 
 
 class RowWriter:
-    """Writes into one table. Writers of the same table are equal: their events keep one order."""
+    """Writes into one table. Made by `writer_of`."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._write = statement("bento_outbox", "write.sql", "write", table)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RowWriter) and self._table is other._table
-
-    def __hash__(self) -> int:
-        return hash(self._table)
 
     def bind_of(self, session: Session) -> Engine | Connection:
         """Where the session finds the table."""
@@ -45,6 +40,12 @@ class RowWriter:
             [_as_json(event, seconds) for event, seconds in zip(envelopes, hold_seconds, strict=True)]
         )
         return set(connection.execute(self._write, {"events": events.decode()}).scalars())
+
+
+@cache
+def writer_of(table: Table) -> RowWriter:
+    """The writer of a table: one, so that all its events keep one order."""
+    return RowWriter(table)
 
 
 def _as_json(event: Envelope, hold_seconds: float) -> dict[str, object]:

@@ -12,7 +12,7 @@ from sqlalchemy import Row, Table, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from bento_outbox import Envelope
-from bento_outbox.rows import RowWriter
+from bento_outbox.rows import writer_of
 from bento_outbox.table import outbox_table, quoted
 
 JSON_COLUMNS = {"payload", "headers"}
@@ -21,7 +21,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 async def write(session: AsyncSession, *envelopes: Envelope, table: Table = outbox_table) -> None:
     """Rows as the library writes them, in the session's transaction."""
-    writer = RowWriter(table)
+    writer = writer_of(table)
     await session.run_sync(lambda sync: writer(sync.connection(), envelopes, [0.0] * len(envelopes)))
 
 

@@ -60,7 +60,7 @@ def test_a_codec_that_makes_no_json_fails_the_caller(nonsense: bytes) -> None:
         def encode(self, payload: bytes, *, tenant_id: str, type: str) -> bytes:  # noqa: A002 - as in Codec
             return nonsense
 
-    with pytest.raises(EventNotEncodable, match="'tests.codec.Noticed' was not encoded as JSON by its codec"):
+    with pytest.raises(EventNotEncodable, match=r"'tests\.codec\.Noticed' was not encoded as JSON by its codec"):
         Outbox(codec=Careless()).seal(Noticed("order-1", "paid"), tenant_id="acme")
 
 
