@@ -1,0 +1,277 @@
+"""One lane, by its owner: recover → claim → publish → settle.
+
+The life of a row, and who may touch it. Every write states the owner's epoch: a former owner changes nothing.
+
+    NEW ──claim──► NEW, in a flight ──publish──► on the bus ──settle──► SENT
+     ▲                    │                                      │
+     ├── withdrawn ◄──────┤                                      │
+     └── refused: retry_cnt + 1, available later ◄───────────────┤
+                                                                 └─► ERR   no attempt left, or none can succeed
+
+A crash
+    before the claim commits       nothing has happened
+    between claim and settle       the flight is in the database: the next owner sends it again, the same rows under the
+                                   same ids, and the broker drops it if it has it
+    after settle                   nothing is left to do
+
+Database and broker work side by side: while one flight is published, one transaction settles the flight before it and
+claims the flight after it. Only one flight is in the air: one that is refused must not be overtaken by later rows.
+
+A flight that is refused as a whole is cut: withdrawn, and claimed again by halves, until one row is alone and at fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+
+from bento_outbox import BusUnavailable, EventsRefused, Refusal
+from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.flights import (
+    Flight,
+    FlightRefused,
+    LanePublisher,
+    LaneStore,
+    Lease,
+    LeaseLost,
+    Producer,
+    Turn,
+    Turned,
+)
+from outbox_projector.policies import Polling, Retries
+
+log = structlog.get_logger()
+
+OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
+"""Pauses while the database or the bus cannot be used. 10 s bounds how late recovery is noticed."""
+
+
+class LaneObserver(Protocol):
+    """Told what a lane sees; must not block or raise."""
+
+    def turned(self) -> None: ...
+    def database_answered(self) -> None: ...
+    def database_failed(self, error: DatabaseUnavailable) -> None: ...
+    def broker_answered(self) -> None: ...
+    def broker_failed(self, error: BusUnavailable) -> None: ...
+    def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
+    def counter_behind(self, topic: str) -> None: ...
+
+
+class Lane:
+    """Carries the rows of one lane until it is stopped or taken over."""
+
+    def __init__(
+        self,
+        *,
+        lease: Lease,
+        store: LaneStore,
+        publisher: LanePublisher,
+        batch_size: int,
+        polling: Polling,
+        observer: LaneObserver,
+        rest: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """rest: waits so many seconds, or less when something may have come."""
+        self._lease = lease
+        self._store = store
+        self._publisher = publisher
+        self._batch_size = batch_size
+        self._polling = polling
+        self._observer = observer
+        self._rest = rest
+        self._cut = _Cut(batch_size)
+        self._producers: dict[str, Producer] = {}
+        self._sent: dict[str, int] = {}  # the highest sequence id of each topic that this owner has used
+        self._outages = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ends `run` after the flight in the air."""
+        self._stopping = True
+
+    async def run(self) -> None:
+        """Until `stop`. Outages are waited out. Raises LeaseLost, after which this owner must not touch the lane."""
+        try:
+            while not self._stopping:
+                try:
+                    await self._recover()
+                    await self._carry()
+                except (DatabaseUnavailable, BusUnavailable) as outage:
+                    await self._wait_out(outage)
+        finally:
+            await self._disconnect()
+
+    async def _recover(self) -> None:
+        """Ends what an earlier owner, or we before an outage, have begun."""
+        flights = await self._store.open_flights(self._lease)
+        self._observer.database_answered()
+        for number, flight in enumerate(flights):
+            await self._open(flight.topic)
+            self._reserve(flight)
+            due = await self._send(flight)
+            if due.reverses:
+                await self._turn(due.withdrawing(*flights[number + 1 :]))
+                return
+            await self._turn(due)
+
+    async def _carry(self) -> None:
+        due, flight, pause = Turn(), None, 0.0
+        while not self._stopping:
+            self._observer.turned()
+            self._reserve(flight)
+            claim = replace(due, limit=self._cut.limit, floors=self._floors())
+            due, turned = await _side_by_side(self._send(flight), self._turn(claim))
+            if due.reverses:
+                # What was claimed meanwhile may hold later rows of an aggregate that has to wait now.
+                due, flight = due.withdrawing(turned.flight), None
+            else:
+                flight = turned.flight
+            if turned.topic is not None:
+                await self._open(turned.topic)
+            if flight or turned.topic is not None or due != Turn():
+                pause = 0.0
+            else:
+                pause = self._polling.pause(claimed=0, batch_size=self._batch_size, last=pause)
+                await self._rest(pause)
+        if (last := due.withdrawing(flight)) != Turn():
+            await self._turn(last)
+
+    async def _turn(self, turn: Turn) -> Turned:
+        """One transaction; tells the observer what is settled by it."""
+        try:
+            turned = await self._store.turn(self._lease, turn)
+        except DatabaseUnavailable as error:
+            self._observer.database_failed(error)
+            raise
+        self._observer.database_answered()
+        sent = len(turn.settled.events) - len(turn.refused) if turn.settled else 0
+        if sent or turned.retried or turned.failed:
+            self._observer.settled(sent=sent, retried=turned.retried, failed=turned.failed)
+        return turned
+
+    async def _send(self, flight: Flight | None) -> Turn:
+        """Publishes; returns what is to be written down of it."""
+        if flight is None:
+            return Turn()
+        try:
+            stored = await self._producers[flight.topic].publish(flight)
+        except BusUnavailable as error:
+            self._observer.broker_failed(error)
+            raise
+        except EventsRefused as error:
+            if isinstance(self._producers[flight.topic], _Unusable):
+                del self._producers[flight.topic]  # tried anew by the next rows that choose it
+            self._cut.found()
+            return _refused(flight, error.refused)
+        except FlightRefused as error:
+            if len(flight.events) > 1:
+                self._cut.halve(len(flight.events))
+                return Turn(withdrawn=[flight])
+            self._cut.found()
+            return _refused(flight, {flight.ids[0]: error.refusal})
+        self._observer.broker_answered()
+        if not stored and not flight.recovered:
+            # Nobody can have sent it before: the counter of the database is behind, as after a restored backup, and
+            # the broker took new events for old ones. Under ids above its counter they are new.
+            self._observer.counter_behind(flight.topic)
+            await self._disconnect()
+            return Turn(withdrawn=[flight])
+        self._cut.passed(len(flight.events))
+        self._outages = 0
+        return Turn(settled=flight)
+
+    def _reserve(self, flight: Flight | None) -> None:
+        """The ids of a flight that is about to be sent: no later flight may have them, whatever the database says."""
+        if flight:
+            self._sent[flight.topic] = max(self._sent.get(flight.topic, 0), flight.last_sequence)
+
+    def _floors(self) -> dict[str, int]:
+        return {
+            topic: max(producer.last_sequence, self._sent.get(topic, 0)) + 1
+            for topic, producer in self._producers.items()
+        }
+
+    async def _open(self, topic: str) -> None:
+        if topic in self._producers:
+            return
+        try:
+            self._producers[topic] = await self._publisher.open(topic)
+        except BusUnavailable as error:
+            self._observer.broker_failed(error)
+            raise
+        except FlightRefused as error:
+            self._producers[topic] = _Unusable(error.refusal)
+
+    async def _disconnect(self) -> None:
+        self._producers.clear()
+        await self._publisher.close()
+
+    async def _wait_out(self, outage: DatabaseUnavailable | BusUnavailable) -> None:
+        self._outages += 1
+        pause = OUTAGE.wait(self._outages)
+        log.warning(
+            "outage", lane=self._lease.lane, reason=outage.reason, cause=str(outage), retry_in_seconds=round(pause, 1)
+        )
+        await self._disconnect()
+        if not self._stopping:
+            await self._rest(pause)
+
+
+class _Cut:
+    """How many rows a flight may have: all, but while a bad one is looked for."""
+
+    def __init__(self, most: int) -> None:
+        self.limit = most
+        self._most = most
+        self._suspects = 0
+
+    def halve(self, events: int) -> None:
+        """So many rows hold a bad one."""
+        self.limit, self._suspects = max(1, events // 2), events
+
+    def passed(self, events: int) -> None:
+        """So many rows were good."""
+        self._suspects -= events
+        if self._suspects <= 0:
+            self.found()
+
+    def found(self) -> None:
+        """The bad one is known."""
+        self.limit, self._suspects = self._most, 0
+
+
+class _Unusable:
+    """Stands for a producer of a topic that cannot be used: the rows that chose it are refused."""
+
+    last_sequence = 0
+
+    def __init__(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+
+    async def publish(self, flight: Flight) -> bool:
+        raise EventsRefused(dict.fromkeys(flight.ids, self._refusal))
+
+
+def _refused(flight: Flight, refused: Mapping[UUID, Refusal]) -> Turn:
+    for event_id, refusal in refused.items():
+        log.warning("event refused", event_id=str(event_id), reason=refusal.reason, permanent=refusal.permanent)
+    return Turn(settled=flight, refused=refused)
+
+
+async def _side_by_side(
+    publishing: Coroutine[Any, Any, Turn], turning: Coroutine[Any, Any, Turned]
+) -> tuple[Turn, Turned]:
+    """Both to their ends, then what one of them raises; LeaseLost before anything else, since it ends the lane."""
+    sent, turned = await asyncio.gather(publishing, turning, return_exceptions=True)
+    failed = [outcome for outcome in (sent, turned) if isinstance(outcome, BaseException)]
+    for error in sorted(failed, key=lambda error: not isinstance(error, LeaseLost)):
+        raise error
+    assert isinstance(sent, Turn)
+    assert isinstance(turned, Turned)
+    return sent, turned

@@ -1,0 +1,152 @@
+"""What a lane does in the cases that random schedules meet seldom, or cannot judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from bento_outbox import Envelope, Refusal
+from outbox_projector.flights import Flight, FlightRefused, Lease, Producer, Turn, Turned
+from outbox_projector.lane import Lane
+from outbox_projector.policies import Polling
+from tests.support.envelopes import envelope
+from tests.unit.projector.protocol_model import Broker, Database, Observed, Row
+
+
+class Store:
+    """The model's database, without troubles."""
+
+    def __init__(self, *events: Envelope) -> None:
+        self.database = Database([Row(event) for event in events])
+        self.lease = self.database.acquire() or Lease(lane=0, epoch=0)
+        self.turns: list[Turn] = []
+        self.all_done = asyncio.Event()
+
+    @property
+    def statuses(self) -> list[str]:
+        return [row.status for row in self.database.rows]
+
+    async def open_flights(self, lease: Lease) -> list[Flight]:
+        return [replace(flight, recovered=True) for flight in self.database.flights]
+
+    async def turn(self, lease: Lease, turn: Turn) -> Turned:
+        self.turns.append(turn)
+        turned = self.database.turn(lease, turn)
+        if "NEW" not in self.statuses:
+            self.all_done.set()
+        return turned
+
+
+class Publisher:
+    """The model's broker, without troubles but those a test makes."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.unusable: dict[str, Refusal] = {}
+        self.flights: list[int] = []
+
+    async def open(self, topic: str) -> Producer:
+        if topic in self.unusable:
+            raise FlightRefused(self.unusable[topic])
+        return Connection(self, self.broker.open(topic, "we"))
+
+    async def close(self) -> None: ...
+
+
+class Connection:
+    def __init__(self, publisher: Publisher, last_sequence: int) -> None:
+        self.last_sequence = last_sequence
+        self._publisher = publisher
+
+    async def publish(self, flight: Flight) -> bool:
+        self._publisher.flights.append(len(flight.events))
+        return self._publisher.broker.publish(flight.topic, "we", flight)
+
+
+@asynccontextmanager
+async def running(store: Store, publisher: Publisher, *, batch_size: int = 100) -> AsyncIterator[Observed]:
+    """A lane that has run until nothing was left to do; stopped at the end of the block."""
+    observed, idle = Observed(), asyncio.Event()
+
+    async def rest(_: float) -> None:
+        idle.set()
+        await asyncio.sleep(0)
+
+    lane = Lane(
+        lease=store.lease,
+        store=store,
+        publisher=publisher,
+        batch_size=batch_size,
+        polling=Polling(),
+        observer=observed,
+        rest=rest,
+    )
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(lane.run())
+        await idle.wait()
+        yield observed
+        lane.stop()
+        await task
+
+
+def _bad_broker(*bad: Envelope) -> Broker:
+    return Broker(bad={event.id for event in bad})
+
+
+async def test_a_broker_that_takes_new_events_for_old_ones_loses_none() -> None:
+    """Its counter is above ours after we have read it: somebody else published under our name."""
+    store, publisher = Store(envelope()), Publisher(Broker())
+    async with running(store, publisher) as observed:
+        publisher.broker.highest["topic"] = 50
+        new = [envelope() for _ in range(3)]
+        store.database.rows += [Row(event) for event in new]
+        store.all_done.clear()
+        await store.all_done.wait()
+
+    assert publisher.broker.topics["topic"][1:] == [event.id for event in new]
+    assert observed.behind == 1
+
+
+async def test_one_bad_event_costs_only_itself_and_few_flights() -> None:
+    events = [envelope(aggregate_id=f"a-{number}") for number in range(100)]
+    bad = events[67]
+    store, publisher = Store(*events), Publisher(_bad_broker(bad))
+    async with running(store, publisher):
+        await store.all_done.wait()
+
+    assert publisher.broker.topics["topic"] == [event.id for event in events if event is not bad]
+    assert store.statuses.count("ERR") == 1
+    assert len(publisher.flights) < 25
+
+
+async def test_events_of_a_topic_that_cannot_be_used_are_refused_and_the_others_go_on() -> None:
+    good, lost = envelope(), envelope(topic="nowhere")
+    store, publisher = Store(lost, good), Publisher(Broker())
+    publisher.unusable["nowhere"] = Refusal("no such place", permanent=True)
+    async with running(store, publisher):
+        await store.all_done.wait()
+
+    assert store.statuses == ["ERR", "SENT"]
+    assert publisher.broker.topics == {"topic": [good.id]}
+
+
+async def test_settling_and_the_next_claim_are_one_transaction() -> None:
+    store, publisher = Store(*(envelope(aggregate_id=f"a-{number}") for number in range(30))), Publisher(Broker())
+    async with running(store, publisher, batch_size=10):
+        pass
+
+    settling = [turn for turn in store.turns if turn.settled]
+    assert publisher.flights == [10, 10, 10]
+    assert all(turn.limit == 10 for turn in settling)
+
+
+async def test_a_lane_that_is_stopped_leaves_no_flight_behind() -> None:
+    store, publisher = Store(*(envelope() for _ in range(3))), Publisher(Broker())
+    async with running(store, publisher, batch_size=1):
+        store.database.rows += [Row(envelope()) for _ in range(10)]
+
+    assert store.database.flights == []
+    sent = [row.event.id for row in store.database.rows if row.status == "SENT"]
+    assert publisher.broker.topics["topic"] == sent
