@@ -10,8 +10,8 @@ from sqlalchemy import MetaData, Table
 from bento_outbox.table import quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
-_NAME = re.compile(r"\boutbox(?:_tenant_role|_tenant_status_seq)?\b")
-_INDEX = "_tenant_status_seq"
+_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_tenant_status_seq|_retry)?\b")
+_INDEXES = ("_tenant_status_seq", "_retry")
 
 
 def renamed(sql: str, *, table: str, schema: str | None) -> str:
@@ -19,8 +19,8 @@ def renamed(sql: str, *, table: str, schema: str | None) -> str:
 
     def name(match: re.Match[str]) -> str:
         suffix = match[0].removeprefix("outbox")
-        # An index lies in the schema of its table and is created without one.
-        return quoted(Table(table + suffix, MetaData(), schema=None if suffix == _INDEX else schema))
+        # An index lies in the schema of its table, and is created without one.
+        return quoted(Table(table + suffix, MetaData(), schema=None if suffix in _INDEXES else schema))
 
     return _NAME.sub(name, sql)
 

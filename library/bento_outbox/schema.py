@@ -106,15 +106,18 @@ def _apply(connection: Connection, table: str, schema: str | None, row_level_sec
 
 
 def _validate(connection: Connection, table: str, schema: str | None, row_level_security: bool) -> None:
-    name = f"{schema}.{table}" if schema else table
     inspector = inspect(connection)
-    if not inspector.has_table(table, schema=schema):
-        raise SchemaError(f"table {name} does not exist: run `bento-outbox schema apply`")
-    wanted = make_outbox_table(MetaData(), name=table, schema=schema).columns
-    missing = set(wanted.keys()) - {column["name"] for column in inspector.get_columns(table, schema=schema)}
-    if missing:
-        raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run `bento-outbox schema apply`")
+    metadata = MetaData()
+    make_outbox_table(metadata, name=table, schema=schema)
+    for wanted in metadata.tables.values():  # the outbox is the first
+        name = f"{schema}.{wanted.name}" if schema else wanted.name
+        if not inspector.has_table(wanted.name, schema=schema):
+            raise SchemaError(f"table {name} does not exist: run `bento-outbox schema apply`")
+        found = {column["name"] for column in inspector.get_columns(wanted.name, schema=schema)}
+        if missing := set(wanted.columns.keys()) - found:
+            raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run `bento-outbox schema apply`")
     if row_level_security and not has_row_level_security(connection, table, schema):
+        name = f"{schema}.{table}" if schema else table
         raise SchemaError(
             f"row-level security of table {name} is off: run `bento-outbox schema apply --row-level-security`"
         )

@@ -1,4 +1,4 @@
-"""SQL lives in `.sql` files, a statement a block; this puts the configured table in the place of `outbox`."""
+"""SQL lives in `.sql` files, a statement a block; this puts the configured tables in the place of `outbox…`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from sqlalchemy import Table, TextClause, text
+from sqlalchemy import MetaData, Table, TextClause, text
 
 from bento_outbox.table import quoted
+
+_TABLE = re.compile(r"\b(FROM|UPDATE|INTO) outbox(_lane|_stream|_flight)?\b")
 
 
 @cache
@@ -20,8 +22,11 @@ def named_statements(package: str, file: str) -> dict[str, str]:
 
 
 def statement(package: str, file: str, name: str, table: Table) -> TextClause:
-    """The statement below `-- name: name`; `outbox` stays its alias, whatever the table is called."""
-    aliased = f"{quoted(table)} AS outbox"
-    return text(
-        re.sub(r"\b(FROM|UPDATE|INTO) outbox\b", lambda m: f"{m[1]} {aliased}", named_statements(package, file)[name])
-    )
+    """The statement below `-- name: name`; the names in the file stay as aliases, whatever the tables are called."""
+
+    def aliased(match: re.Match[str]) -> str:
+        suffix = match[2] or ""
+        named = Table(f"{table.name}{suffix}", MetaData(), schema=table.schema) if suffix else table
+        return f"{match[1]} {quoted(named)} AS outbox{suffix}"
+
+    return text(_TABLE.sub(aliased, named_statements(package, file)[name]))

@@ -7,6 +7,7 @@ have defaults. The migrations in `bento_outbox.migrations` create it; this modul
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     DateTime,
@@ -25,6 +26,8 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import registry
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
+LANE_TABLES = ("_lane", "_stream", "_flight")
+"""What follows the outbox's name in the names of the projector's own tables."""
 
 # The parameter style matters: with the default one a % in a name would be doubled.
 _identifiers = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
@@ -40,9 +43,10 @@ def quoted(table: Table, *, bare: bool = False) -> str:
 
 
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:
-    """The outbox table as part of `metadata`.
+    """The outbox table as part of `metadata`, with what the projector keeps beside it.
 
-    Its index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows.
+    The first index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows;
+    the second finds the rows that wait for another attempt, and holds no others.
     """
     now = func.now()
     table = Table(
@@ -68,7 +72,47 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
         schema=schema,
     )
     Index(f"{name}_tenant_status_seq", table.c.tenant_id, table.c.status, table.c.seq)
+    waits = text("status = 'NEW' AND retry_cnt > 0")
+    Index(f"{name}_retry", table.c.tenant_id, table.c.available_at, postgresql_where=waits)
+    _make_lane_tables(metadata, name, schema)
     return table
+
+
+def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None:
+    """What they are for is said in `lane_tables.sql`."""
+    often_updated = {"fillfactor": 50}
+    Table(
+        f"{name}_lane",
+        metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("lane", Integer, primary_key=True, autoincrement=False),
+        Column("owner", Text),
+        Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+        Column("lease_until", DateTime(timezone=True)),
+        schema=schema,
+        postgresql_with=often_updated,
+    )
+    Table(
+        f"{name}_stream",
+        metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("lane", Integer, primary_key=True, autoincrement=False),
+        Column("topic", Text, primary_key=True),
+        Column("next_sequence", BigInteger, nullable=False),
+        schema=schema,
+        postgresql_with=often_updated,
+    )
+    Table(
+        f"{name}_flight",
+        metadata,
+        Column("number", BigInteger, Identity(always=True), primary_key=True),
+        Column("tenant_id", Text, nullable=False),
+        Column("lane", Integer, nullable=False),
+        Column("topic", Text, nullable=False),
+        Column("first_sequence", BigInteger, nullable=False),
+        Column("ids", ARRAY(Uuid), nullable=False),
+        schema=schema,
+    )
 
 
 mapper_registry = registry()

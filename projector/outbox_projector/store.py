@@ -62,7 +62,7 @@ class Store:
         for row in rows:
             claim.retry_counts[row.id] = row.retry_cnt
             try:
-                claim.envelopes.append(_read(row))
+                claim.envelopes.append(read_row(row))
             except (ValueError, RecursionError) as error:
                 claim.unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
         return claim
@@ -100,7 +100,7 @@ class Store:
         return Backlog(pending=row.pending, errors=row.errors, oldest_seconds=float(row.oldest_seconds or 0))
 
 
-def _read(row: Row[Any]) -> Envelope:
+def read_row(row: Row[Any]) -> Envelope:
     """The row as an envelope. Raises ValueError: other writers than our library may insert what they like.
 
     A table that was made by an older version may hold NULL wherever its writer left something out.

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bento_outbox.ddl import script
+from bento_outbox.table import LANE_TABLES
 
 __all__ = ["downgrade_outbox", "enable_row_level_security", "ignore_outbox", "upgrade_outbox"]
 
@@ -48,7 +49,8 @@ def upgrade_outbox(
     op: Operations, *, table: str = "outbox", schema: str | None = None, row_level_security: bool = False
 ) -> None:
     """Creates the outbox table, or adds what it lacks. op: `alembic.op`."""
-    _execute(op, "outbox_table.sql", table, schema)
+    create_outbox_table(op, table=table, schema=schema)
+    create_lane_tables(op, table=table, schema=schema)
     if row_level_security:
         enable_row_level_security(op, table=table, schema=schema)
 
@@ -60,8 +62,24 @@ def enable_row_level_security(op: Operations, *, table: str = "outbox", schema: 
 
 
 def downgrade_outbox(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
-    """Drops the outbox table and the events in it."""
+    """Drops the outbox table, the events in it, and what the projector keeps beside it."""
+    drop_lane_tables(op, table=table, schema=schema)
     _execute(op, "no_outbox_table.sql", table, schema)
+
+
+def create_outbox_table(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Creates the table itself: a part of `upgrade_outbox`."""
+    _execute(op, "outbox_table.sql", table, schema)
+
+
+def create_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Creates what the projector keeps beside the outbox: a part of `upgrade_outbox`."""
+    _execute(op, "lane_tables.sql", table, schema)
+
+
+def drop_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Drops it: a part of `downgrade_outbox`."""
+    _execute(op, "no_lane_tables.sql", table, schema)
 
 
 def ignore_outbox(*, table: str = "outbox", schema: str | None = None) -> Callable[..., bool]:
@@ -69,7 +87,7 @@ def ignore_outbox(*, table: str = "outbox", schema: str | None = None) -> Callab
 
     schema: as the tables are seen by Alembic; None for the first of the search path.
     """
-    own = {table, f"{table}_tenant_role", f"{table}_alembic_version"}
+    own = {table, *(table + suffix for suffix in (*LANE_TABLES, "_tenant_role", "_alembic_version"))}
 
     def include(item: Any, name: str | None, kind: str, _reflected: bool, _compare_to: object) -> bool:
         return not (kind == "table" and name in own and item.schema == schema)

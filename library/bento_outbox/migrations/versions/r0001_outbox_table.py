@@ -6,7 +6,7 @@ from typing import Any
 
 from alembic import context, op
 
-from bento_outbox.migrations import downgrade_outbox, upgrade_outbox
+from bento_outbox.migrations import create_outbox_table, downgrade_outbox, enable_row_level_security
 
 revision = "bento_outbox_0001"
 down_revision = None
@@ -20,7 +20,11 @@ def _options() -> dict[str, Any]:
 
 
 def upgrade() -> None:
-    upgrade_outbox(op, **_options())
+    options = _options()
+    protected = options.pop("row_level_security", False)
+    create_outbox_table(op, **options)
+    if protected:
+        enable_row_level_security(op, **options)
 
 
 def downgrade() -> None:

@@ -1,0 +1,35 @@
+-- What the projector keeps besides the rows: who owns a lane, which sequence id comes next, and what is being published.
+-- Every statement may run again.
+
+-- One row a lane, made by its first owner. `epoch` rises with each owner; every write of an owner states it.
+CREATE TABLE IF NOT EXISTS outbox_lane (
+    tenant_id text NOT NULL,
+    lane int NOT NULL,
+    owner text,
+    epoch bigint NOT NULL DEFAULT 0,
+    lease_until timestamptz,
+    PRIMARY KEY (tenant_id, lane)
+) WITH (fillfactor = 50);
+
+-- The sequence id of the next event of a lane on a topic: the broker deduplicates by it.
+CREATE TABLE IF NOT EXISTS outbox_stream (
+    tenant_id text NOT NULL,
+    lane int NOT NULL,
+    topic text NOT NULL,
+    next_sequence bigint NOT NULL,
+    PRIMARY KEY (tenant_id, lane, topic)
+) WITH (fillfactor = 50);
+
+-- A batch that is being published: the ids of its rows, in order. Gone when they are settled.
+CREATE TABLE IF NOT EXISTS outbox_flight (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id text NOT NULL,
+    lane int NOT NULL,
+    topic text NOT NULL,
+    first_sequence bigint NOT NULL,
+    ids uuid[] NOT NULL
+);
+
+-- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that
+-- were refused are in it.
+CREATE INDEX IF NOT EXISTS outbox_retry ON outbox (tenant_id, available_at) WHERE status = 'NEW' AND retry_cnt > 0;

@@ -1,0 +1,187 @@
+"""A lane's tables in Postgres: `LaneStore`, and the lease. Every call is one transaction.
+
+Only the clock of the database counts. A transaction of the owner begins by holding the lane, so that no other owner
+can come before it ends; when the lane was taken over, nothing of it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Table
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bento_outbox import Envelope, Refusal
+from bento_outbox.statements import statement
+from outbox_projector.database import translated
+from outbox_projector.flights import Flight, Lease, LeaseLost, Turn, Turned
+from outbox_projector.policies import Retries
+from outbox_projector.store import Store, read_row
+
+LEASE_SECONDS = 15.0
+"""After a crash the lane waits so long for its next owner. Each turn of the owner prolongs it."""
+FLIGHT_BYTES = 1_000_000
+"""Payload, key and properties of a flight; a single larger row flies alone. Far below every limit at which the client
+would cut a batch in two, which would break deduplication."""
+
+
+class PostgresLaneStore:
+    """One lane of one tenant; it holds all rows of the tenant, as long as there is only one."""
+
+    def __init__(
+        self,
+        session_factory: Callable[[], AsyncSession],
+        table: Table,
+        *,
+        tenant_id: str,
+        lane: int,
+        owner: str,
+        retries: Retries,
+        topic_of: Callable[[Envelope], str],
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        """owner: a name for people. topic_of: where an event goes."""
+        self._session_factory = session_factory
+        self._number = lane
+        self._lane = {"tenant_id": tenant_id, "lane": lane}
+        self._lease = {**self._lane, "lease_seconds": lease_seconds}
+        self._owner = owner
+        self._retries = retries
+        self._topic_of = topic_of
+        self._rows = Store(table, tenant_id)
+        names = ("acquire", "hold", "release", "open_flights", "candidates", "take_off", "land")
+        self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
+
+    async def acquire(self) -> Lease | None:
+        """The lane, if nobody holds it. Raises DatabaseUnavailable."""
+        async with translated(), self._session_factory() as session, session.begin():
+            values = {**self._lease, "owner": self._owner}
+            epoch = (await session.execute(self._sql["acquire"], values)).scalar()
+        return None if epoch is None else Lease(lane=self._number, epoch=epoch)
+
+    async def release(self, lease: Lease) -> None:
+        """Gives it back, if it is still ours. Raises DatabaseUnavailable."""
+        async with translated(), self._session_factory() as session, session.begin():
+            await session.execute(self._sql["release"], {**self._lane, "epoch": lease.epoch})
+
+    async def open_flights(self, lease: Lease) -> list[Flight]:
+        """See LaneStore. A flight of which no row is left is over."""
+        async with self._held(lease) as session:
+            rows = (await session.execute(self._sql["open_flights"], self._lane)).all()
+            return [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row.number)]
+
+    async def turn(self, lease: Lease, turn: Turn) -> Turned:
+        """See LaneStore."""
+        async with self._held(lease) as session:
+            failed = await self._settle(session, turn)
+            claimed = await self._claim(session, turn) if turn.limit else Turned()
+            return Turned(
+                flight=claimed.flight,
+                topic=claimed.topic,
+                retried=len(turn.refused) - failed,
+                failed=failed + claimed.failed,
+            )
+
+    @asynccontextmanager
+    async def _held(self, lease: Lease) -> AsyncIterator[AsyncSession]:
+        async with translated(), self._session_factory() as session, session.begin():
+            held = await session.execute(self._sql["hold"], {**self._lease, "epoch": lease.epoch})
+            if held.scalar() is None:
+                raise LeaseLost(f"lane {lease.lane} has another owner")
+            yield session
+
+    async def _settle(self, session: AsyncSession, turn: Turn) -> int:
+        """Returns how many refused rows became ERR."""
+        over = [*([turn.settled] if turn.settled else []), *turn.withdrawn]
+        if over:
+            topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
+            await session.execute(self._sql["land"], {**self._lane, "topics": topics, "first_sequences": firsts})
+        if turn.settled is None:
+            return 0
+        await self._rows.mark_sent(session, [event_id for event_id in turn.settled.ids if event_id not in turn.refused])
+        return await self._rows.mark_refused(session, turn.refused, turn.settled.retry_counts, self._retries)
+
+    async def _claim(self, session: AsyncSession, turn: Turn) -> Turned:
+        rows = (await session.execute(self._sql["candidates"], {**self._lane, "limit": turn.limit})).all()
+        free = _not_behind_locked(rows)
+        events, unreadable, counts = _read(free)
+        failed = await self._rows.mark_refused(session, unreadable, counts, self._retries)
+        if not events:
+            return Turned(failed=failed)
+        topic = self._topic_of(events[0])
+        if topic not in turn.floors:
+            return Turned(topic=topic, failed=failed)
+        chosen = _cut([event for event in events if self._topic_of(event) == topic])
+        values = {"topic": topic, "floor": turn.floors[topic], "ids": [event.id for event in chosen]}
+        first = (await session.execute(self._sql["take_off"], {**self._lane, **values})).scalar_one()
+        return Turned(
+            flight=Flight(
+                topic=topic,
+                first_sequence=first,
+                events=chosen,
+                retry_counts={event.id: counts[event.id] for event in chosen},
+            ),
+            failed=failed,
+        )
+
+
+def _not_behind_locked(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Without the rows that somebody else holds, and the later ones of their keys, which must not overtake them."""
+    held: set[str] = set()
+    free = []
+    for row in rows:
+        key = row.ordering_key or row.aggregate_id
+        if not row.is_locked:
+            held.add(key)
+        elif key not in held:
+            free.append(row)
+    return free
+
+
+def _read(rows: Sequence[Row[Any]]) -> tuple[list[Envelope], dict[UUID, Refusal], dict[UUID, int]]:
+    events: list[Envelope] = []
+    unreadable: dict[UUID, Refusal] = {}
+    for row in rows:
+        try:
+            events.append(read_row(row))
+        except (ValueError, RecursionError) as error:
+            unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
+    return events, unreadable, {row.id: row.retry_cnt for row in rows}
+
+
+def _cut(events: Sequence[Envelope]) -> list[Envelope]:
+    """As many as fit into a flight, at least one."""
+    chosen: list[Envelope] = []
+    room = FLIGHT_BYTES
+    for event in events:
+        room -= _bytes(event)
+        if room < 0 and chosen:
+            break
+        chosen.append(event)
+    return chosen
+
+
+def _bytes(event: Envelope) -> int:
+    """An upper bound of what a message takes: text counts four bytes a character, and 500 are for our own fields."""
+    texts = [event.aggregate_id, event.ordering_key or "", event.type, event.schema_id or "", event.tenant_id]
+    return len(event.payload) + 4 * (sum(map(len, texts)) + _characters(event.headers)) + 500
+
+
+def _characters(headers: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in headers.items())
+
+
+def _flight(members: Sequence[Row[Any]]) -> Flight:
+    events, unreadable, counts = _read(members)
+    # All were readable when they were claimed; one that is not any more was changed by hand, and stays NEW.
+    return Flight(
+        topic=members[0].flight_topic,
+        first_sequence=members[0].first_sequence,
+        events=events,
+        retry_counts={event_id: count for event_id, count in counts.items() if event_id not in unreadable},
+        recovered=True,
+    )

@@ -1,0 +1,84 @@
+-- The statements of a lane's owner. `outbox` and the tables whose names begin with it stand for the configured ones.
+
+-- name: acquire
+-- The lane, if nobody holds it: a new epoch, by which the writes of former owners are told from ours.
+INSERT INTO outbox_lane (tenant_id, lane, owner, epoch, lease_until)
+VALUES (:tenant_id, :lane, :owner, 1, clock_timestamp() + make_interval(secs => :lease_seconds))
+ON CONFLICT (tenant_id, lane) DO UPDATE
+SET owner = excluded.owner, epoch = outbox_lane.epoch + 1, lease_until = excluded.lease_until
+WHERE outbox_lane.owner IS NULL OR outbox_lane.lease_until < clock_timestamp()
+RETURNING epoch
+
+-- name: hold
+-- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over.
+UPDATE outbox_lane
+SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
+RETURNING epoch
+
+-- name: release
+-- Given back, if it is still ours.
+UPDATE outbox_lane
+SET owner = NULL, lease_until = NULL
+WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
+
+-- name: open_flights
+-- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
+SELECT flight.number, flight.topic AS flight_topic, flight.first_sequence, outbox.id, outbox.tenant_id, outbox.aggregate_id,
+       outbox.type, outbox.schema_id, outbox.schema_ver, outbox.payload::text AS payload,
+       outbox.headers::text AS headers, outbox.ordering_key, outbox.topic,
+       coalesce(outbox.retry_cnt, 0) AS retry_cnt, outbox.created_at
+FROM (SELECT number, topic, first_sequence, ids
+      FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane) AS flight,
+     unnest(flight.ids) WITH ORDINALITY AS member (id, place),
+     LATERAL (SELECT * FROM outbox WHERE outbox.id = member.id) AS outbox
+ORDER BY flight.number, member.place
+
+-- name: candidates
+-- The oldest rows that may go now, with those among them that somebody holds. A row that waits for another attempt holds
+-- back the later ones of its key; `statement_timestamp` is one moment for all comparisons.
+WITH waiting AS MATERIALIZED (
+    SELECT coalesce(ordering_key, aggregate_id) AS key, min(seq) AS seq
+    FROM outbox
+    WHERE tenant_id = :tenant_id AND status = 'NEW' AND retry_cnt > 0 AND available_at > statement_timestamp()
+    GROUP BY 1
+), candidate AS MATERIALIZED (
+    SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
+           ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at, seq
+    FROM outbox
+    WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= statement_timestamp()
+          AND id NOT IN (SELECT unnest(ids) FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane)
+          AND NOT EXISTS (SELECT FROM waiting
+                          WHERE waiting.key = coalesce(outbox.ordering_key, outbox.aggregate_id)
+                                AND waiting.seq < outbox.seq)
+    ORDER BY seq
+    LIMIT :limit
+), locked AS MATERIALIZED (
+    SELECT id FROM outbox
+    WHERE id = ANY (ARRAY(SELECT id FROM candidate)) AND status = 'NEW'
+    FOR UPDATE SKIP LOCKED
+)
+SELECT candidate.*, locked.id IS NOT NULL AS is_locked
+FROM candidate LEFT JOIN locked ON locked.id = candidate.id
+ORDER BY candidate.seq
+
+-- name: take_off
+-- A flight, and the next sequence id after it; never below the floor that the broker told.
+WITH stream AS (
+    INSERT INTO outbox_stream (tenant_id, lane, topic, next_sequence)
+    VALUES (:tenant_id, :lane, :topic, CAST(:floor AS bigint) + cardinality(CAST(:ids AS uuid[])))
+    ON CONFLICT (tenant_id, lane, topic) DO UPDATE
+    SET next_sequence = greatest(outbox_stream.next_sequence, CAST(:floor AS bigint)) + cardinality(CAST(:ids AS uuid[]))
+    RETURNING next_sequence
+)
+INSERT INTO outbox_flight (tenant_id, lane, topic, first_sequence, ids)
+SELECT :tenant_id, :lane, :topic, next_sequence - cardinality(CAST(:ids AS uuid[])), CAST(:ids AS uuid[])
+FROM stream
+RETURNING first_sequence
+
+-- name: land
+-- Flights that are over, by topic and first sequence id.
+DELETE FROM outbox_flight
+USING unnest(CAST(:topics AS text[]), CAST(:first_sequences AS bigint[])) AS over (topic, first_sequence)
+WHERE outbox_flight.tenant_id = :tenant_id AND outbox_flight.lane = :lane
+      AND outbox_flight.topic = over.topic AND outbox_flight.first_sequence = over.first_sequence
