@@ -1,4 +1,4 @@
-"""Apache Pulsar as a message bus. The only module that imports the Pulsar client.
+"""Apache Pulsar as a message bus. Only this module and the projector's `pulsar_lane` import the client.
 
 One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread;
 `send_async` answers on a thread of the client, so each answer hops to the event loop. An exception inside such a
@@ -24,29 +24,10 @@ import pulsar
 from bento_outbox.bus import as_list
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
+from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
 PLACEHOLDERS = frozenset({"tenant", "type"})
-
-# What the client answers, by name, since some answers of the C++ client have no name in the Python enum.
-# Anything not listed is the fault of the event or of its topic.
-_REASONS = {
-    "BrokerUnreachable": (
-        "AlreadyClosed ConnectError Disconnected Interrupted LookupError NotConnected ReadError RetryableError "
-        "ServiceUnitNotReady Timeout TooManyLookupRequestException"
-    ),
-    "BrokerAuthenticationFailed": "AuthenticationError AuthorizationError ErrorGettingAuthenticationData",
-    "BrokerRefused": (
-        "BrokerMetadataError BrokerPersistenceError MemoryBufferIsFull ProducerBlockedQuotaExceededError "
-        "ProducerBlockedQuotaExceededException ProducerBusy ProducerFenced ProducerQueueIsFull TopicTerminated"
-    ),
-}
-_OUTAGES = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-_PERMANENT = {
-    "MessageTooBig": "the message is larger than the broker's limit",
-    "InvalidTopicName": "the topic name is not valid",
-    "InvalidMessage": "the broker calls the message invalid",
-}
 
 
 def check_topic_template(template: str) -> str:
@@ -142,7 +123,7 @@ class PulsarMessageBus:
             if outage.reason == "BrokerUnreachable" and self._client is client:
                 self._client = None
                 self._producers.clear()
-                _close_aside(client)
+                close_aside(client)
             raise
 
     def _topic_of(self, event: Envelope) -> str:
@@ -151,7 +132,7 @@ class PulsarMessageBus:
     def _is_rows_fault(self, error: BusUnavailable, group: list[Envelope]) -> bool:
         """A topic that rows chose, by `topic` or by their type, must not stop the rows that chose another."""
         chosen = any(event.topic is not None for event in group) or "{type}" in self._topic
-        return chosen and error.reason not in ("BrokerUnreachable", "BrokerAuthenticationFailed")
+        return chosen and is_topics_fault(error)
 
     def _connect(self) -> pulsar.Client:
         if self._client is None:
@@ -188,7 +169,7 @@ class PulsarMessageBus:
     ) -> None:
         if not topic.rpartition("/")[2].strip():
             # The client would ask again and again until it times out, as if the broker were away.
-            blank = Refusal(f"{_PERMANENT['InvalidTopicName']}: {topic!r}", permanent=True)
+            blank = Refusal(f"{PERMANENT['InvalidTopicName']}: {topic!r}", permanent=True)
             refused |= dict.fromkeys((event.id for event in events), blank)
             return
         try:
@@ -196,7 +177,7 @@ class PulsarMessageBus:
         except BusUnavailable as error:
             if not self._is_rows_fault(error, events):
                 raise BusUnavailable(str(error), reason=error.reason, stored=stored) from error
-            permanent = type(error.__cause__).__name__ in _PERMANENT
+            permanent = type(error.__cause__).__name__ in PERMANENT
             refused |= {event.id: Refusal(str(error), permanent=permanent) for event in events}
         else:
             await self._send(producer, events, stored, refused)
@@ -231,9 +212,9 @@ class PulsarMessageBus:
             result = answer.result() if answer.done() else "Timeout"
             if result == "Ok":
                 stored.add(event.id)
-            elif result in _PERMANENT:
-                refused[event.id] = Refusal(_PERMANENT[result], permanent=True)
-            elif result in _OUTAGES:
+            elif result in PERMANENT:
+                refused[event.id] = Refusal(PERMANENT[result], permanent=True)
+            elif result in OUTAGES:
                 outage = result
             else:
                 refused[event.id] = Refusal(f"the broker answered {result}")
@@ -242,22 +223,10 @@ class PulsarMessageBus:
             raise BusUnavailable(str(error), reason=error.reason, stored=stored)
 
     def _unavailable(self, result: str, topic: str) -> BusUnavailable:
-        where = f"Pulsar at {self._service_url}"
-        namespace = "/".join(topic.removeprefix("persistent://").split("/")[:2])
-        if result == "TopicNotFound":
-            return BusUnavailable(
-                f"{where} has no topic {topic}, or no namespace {namespace}: create it",
-                reason="PulsarNamespaceNotFound",
-            )
-        reason = _OUTAGES.get(result, "BrokerRefused")
-        sentence = {
-            "BrokerUnreachable": f"{where} cannot be reached",
-            "BrokerAuthenticationFailed": f"{where} does not let us publish to {topic}: check the credentials",
-        }.get(reason, f"{where} refuses topic {topic}")
-        return BusUnavailable(f"{sentence} ({result})", reason=reason)
+        return unavailable(self._service_url, result, topic)
 
 
-def _close_aside(client: pulsar.Client) -> None:
+def close_aside(client: pulsar.Client) -> None:
     """Closes a client that nobody uses any more, on a thread of its own, since it may take long.
 
     Never `Client.shutdown`: it holds the interpreter's lock while it waits for threads of the client that need the lock

@@ -85,6 +85,10 @@ class Namespaces:
         """Sets a policy, such as `maxTopicsPerNamespace`."""
         await self._call("POST", f"namespaces/{namespace}/{policy}", value)
 
+    async def partition(self, topic: str, partitions: int) -> None:
+        """Makes a partitioned topic."""
+        await self._call("PUT", f"{topic.replace('://', '/')}/partitions", partitions)
+
     async def terminate(self, topic: str) -> None:
         """Nothing can be published to the topic any more."""
         await self._call("POST", f"{topic.replace('://', '/')}/terminate")
