@@ -1,4 +1,4 @@
-"""`bento-outbox`: the outbox table from the command line. (`tenants` is in `tenants_cli.py`.)"""
+"""`bento-outbox`: the outbox table from the command line. `tenants` and `errors` are in `…_cli.py` of their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from bento_outbox import __version__
 from bento_outbox import schema as schema_module
 from bento_outbox.cli_options import database_url, on_database, schema_name, table_name
+from bento_outbox.errors_cli import errors_group
 from bento_outbox.tenants_cli import tenants_group
 
 row_level_security = click.option(
@@ -21,6 +22,7 @@ def main() -> None:
 
 
 main.add_command(tenants_group)
+main.add_command(errors_group)
 
 
 @main.group("schema")

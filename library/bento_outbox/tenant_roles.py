@@ -11,6 +11,7 @@ A role gets what its use needs and no more:
     writer      SELECT, INSERT
     projector   SELECT, UPDATE of the columns of delivery
     both        all of these: an application that also publishes directly
+    operator    SELECT, DELETE, UPDATE of the columns of delivery and of headers: `bento-outbox errors`
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from bento_outbox.schema import has_row_level_security
 from bento_outbox.statements import named_statements
 from bento_outbox.table import quoted
 
-Use = Literal["writer", "projector", "both"]
+Use = Literal["writer", "projector", "both", "operator"]
 
-_DELIVERY = "UPDATE (status, retry_cnt, available_at, last_error, sent_at)"
+_COLUMNS = "status, retry_cnt, available_at, last_error, sent_at"
+_DELIVERY = f"UPDATE ({_COLUMNS})"
 _PRIVILEGES: dict[Use, str] = {
     "writer": "SELECT, INSERT",
     "projector": f"SELECT, {_DELIVERY}",
     "both": f"SELECT, INSERT, {_DELIVERY}",
+    "operator": f"SELECT, DELETE, UPDATE ({_COLUMNS}, headers)",
 }
 
 
@@ -93,10 +96,12 @@ async def bound_roles(engine: AsyncEngine, *, table: str = "outbox", schema: str
         bindings = await _Bindings.of(connection, table, schema)
         bindings.require_bindings()
         rows = await connection.execute(bindings.statement("list"), bindings.names)
-        return [Binding(row.role_name, row.tenant_id, _use(row.writes, row.delivers)) for row in rows]
+        return [Binding(row.role_name, row.tenant_id, _use(row.writes, row.delivers, row.discards)) for row in rows]
 
 
-def _use(writes: bool, delivers: bool) -> Use | None:
+def _use(writes: bool, delivers: bool, discards: bool) -> Use | None:
+    if delivers and discards and not writes:
+        return "operator"
     if writes and delivers:
         return "both"
     if writes:

@@ -22,10 +22,10 @@ def tenants_group() -> None:
 @click.option(
     "--as",
     "use",
-    type=click.Choice(["writer", "projector", "both"]),
+    type=click.Choice(["writer", "projector", "both", "operator"]),
     default="writer",
     show_default=True,
-    help="What it is granted: to insert events, to deliver them, or both (for direct publish).",
+    help="What it is granted: to insert events, to deliver them, both (for direct publish), or to requeue and discard.",
 )
 @database_url
 @table_name
