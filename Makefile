@@ -2,12 +2,13 @@
 # Recipes print what they do: a hang must show where.
 
 PYTHON ?= python3
+export EVENTS SECONDS SEED
 VENV := .venv
 BIN := $(VENV)/bin
 SANDBOX := $(BIN)/python -m sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo bench up down shell format clean
+.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo bench chaos up down shell format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ demo: setup  ## two tenants, an outage, a poisoned event, on real parts
 
 bench: setup  ## all benchmarks, or one: make bench NAME=write_side
 	@$(BIN)/python -m bench $(NAME)
+
+chaos: setup  ## projectors killed all the time, a broker that restarts: make chaos EVENTS=100000 SECONDS=600 SEED=1
+	@$(SANDBOX) exec --parts postgres,pulsar -- $(BIN)/python -m tests.faults.chaos
 
 up: setup  ## Postgres, Pulsar and Kubernetes on this machine
 	@$(SANDBOX) up
