@@ -2,7 +2,7 @@
 # Recipes print what they do: a hang must show where.
 
 PYTHON ?= python3
-export EVENTS SECONDS SEED
+export EVENTS SECONDS SEED GUARANTEE
 VENV := .venv
 BIN := $(VENV)/bin
 SANDBOX := $(BIN)/python -m sandbox

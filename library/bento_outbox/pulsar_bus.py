@@ -72,15 +72,18 @@ class PulsarMessageBus:
         *,
         topic: str = DEFAULT_TOPIC,
         timeout_seconds: int = 10,
+        lookup_only: bool = False,
     ) -> None:
         """No connection is made yet.
 
         service_url: `pulsar://host:6650`. topic: template, see `check_topic_template`.
         timeout_seconds: for a connection, a lookup, and from send to the broker's answer.
+        lookup_only: `check` makes no producer, for one that owns the topic would be in its way.
         """
         self._service_url = check_service_url(service_url)
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
+        self._lookup_only = lookup_only
         self._client: Any = None  # the client has no types
         self._producers: dict[str, pulsar.Producer] = {}
         self._calls = asyncio.Lock()  # a producer is made once, also when `check` and `publish` meet
@@ -102,7 +105,7 @@ class PulsarMessageBus:
         topic = self._topic.format(tenant=tenant_id, type="check")
         with self._connected() as client:
             await self._call(client.get_topic_partitions, topic, topic=topic)
-            if "{type}" not in self._topic:
+            if "{type}" not in self._topic and not self._lookup_only:
                 producer = await self._producer(topic)
                 if not producer.is_connected():
                     raise self._unavailable("Disconnected", topic)

@@ -204,6 +204,7 @@ def _environment(tenant: Manifest) -> dict[str, str]:
         "DATABASE_TABLE": database["table"],
         "PULSAR_SERVICE_URL": pulsar["serviceUrl"],
         "PULSAR_TOPIC": pulsar["topic"],
+        "GUARANTEE": delivery["guarantee"],
         "BATCH_SIZE": delivery["batchSize"],
         "MAX_RETRIES": delivery["maxRetries"],
         "BACKOFF_INITIAL_MILLISECONDS": delivery["backoff"]["initialMilliseconds"],

@@ -7,21 +7,27 @@ connections close. A side task that dies ends the process: a projector that cann
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 import structlog
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 
+from bento_outbox import MessageBus
 from bento_outbox.pulsar_bus import PulsarMessageBus
-from bento_outbox.table import make_outbox_table
+from bento_outbox.table import make_outbox_table, quoted
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.health import Health
 from outbox_projector.http_endpoints import endpoints, served
 from outbox_projector.kubernetes_status import KubernetesStatus
+from outbox_projector.lane_projector import LaneProjector
 from outbox_projector.loop import OutboxProjector
 from outbox_projector.metrics import Metrics
 from outbox_projector.policies import Polling, Retries
+from outbox_projector.pulsar_lane import PulsarLanePublisher
 from outbox_projector.reporter import Reporter
 from outbox_projector.settings import Settings
 from outbox_projector.store import Store
@@ -43,24 +49,9 @@ async def run(settings: Settings) -> None:
         settings.pulsar_service_url,
         topic=settings.pulsar_topic,
         timeout_seconds=settings.pulsar_timeout_seconds,
+        lookup_only=settings.guarantee == "ExactlyOnce",
     )
-    projector = OutboxProjector(
-        database,
-        bus,
-        settings.tenant_id,
-        settings.batch_size,
-        table=table,
-        retries=Retries(
-            maximum=settings.max_retries,
-            initial_seconds=settings.backoff_initial_milliseconds / 1000,
-            longest_seconds=settings.backoff_max_seconds,
-        ),
-        polling=Polling(
-            fastest_seconds=settings.poll_min_milliseconds / 1000,
-            slowest_seconds=settings.poll_max_milliseconds / 1000,
-        ),
-        observer=health,
-    )
+    projector = _projector(settings, table, database, bus, health)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(database.close)
         closing.push_async_callback(bus.close)
@@ -83,6 +74,56 @@ async def run(settings: Settings) -> None:
     log.info("stopped", published=health.sent_total)
 
 
+class Projector(Protocol):
+    """Delivers until it is stopped."""
+
+    def stop(self) -> None: ...
+    async def run_forever(self) -> None: ...
+
+
+def _projector(settings: Settings, table: Table, database: Database, bus: MessageBus, health: Health) -> Projector:
+    retries = Retries(
+        maximum=settings.max_retries,
+        initial_seconds=settings.backoff_initial_milliseconds / 1000,
+        longest_seconds=settings.backoff_max_seconds,
+    )
+    polling = Polling(
+        fastest_seconds=settings.poll_min_milliseconds / 1000,
+        slowest_seconds=settings.poll_max_milliseconds / 1000,
+    )
+    if settings.guarantee == "AtLeastOnce":
+        return OutboxProjector(
+            database,
+            bus,
+            settings.tenant_id,
+            settings.batch_size,
+            table=table,
+            retries=retries,
+            polling=polling,
+            observer=health,
+        )
+    template = settings.pulsar_topic
+    publisher = PulsarLanePublisher(
+        settings.pulsar_service_url,
+        # For ever the same: under another name the broker would not know what it has already.
+        producer_name=f"outbox/{settings.tenant_id}/{quoted(table, bare=True)}/0",
+        configured_topic=None if "{type}" in template else template.format(tenant=settings.tenant_id),
+        timeout_seconds=settings.pulsar_timeout_seconds,
+    )
+    return LaneProjector(
+        database,
+        publisher,
+        settings.tenant_id,
+        settings.batch_size,
+        table=table,
+        owner=f"{socket.gethostname()}/{os.getpid()}",
+        topic_of=lambda event: event.topic or template.format(tenant=event.tenant_id, type=event.type),
+        retries=retries,
+        polling=polling,
+        observer=health,
+    )
+
+
 def _signalled() -> asyncio.Event:
     """Set by SIGTERM and SIGINT. First of all: a pod may be stopped while it starts."""
     stopping = asyncio.Event()
@@ -92,9 +133,7 @@ def _signalled() -> asyncio.Event:
     return stopping
 
 
-async def _run_until(
-    stopping: asyncio.Event, projector: OutboxProjector, reporter: Reporter, grace_seconds: float
-) -> None:
+async def _run_until(stopping: asyncio.Event, projector: Projector, reporter: Reporter, grace_seconds: float) -> None:
     async with asyncio.TaskGroup() as tasks:
         delivery = tasks.create_task(projector.run_forever(), name="delivery")
         reporting = tasks.create_task(reporter.run_forever(), name="reporter")
@@ -103,7 +142,7 @@ async def _run_until(
         projector.stop()
         _, late = await asyncio.wait([delivery], timeout=grace_seconds)
         if late:
-            # Its transaction is rolled back: the rows stay NEW for the next pod.
+            # What is open in the database is rolled back, or ended by the next pod: nothing is lost.
             log.warning("the batch in hand did not finish in time and is left to the next projector")
             delivery.cancel()
         reporter.stop()

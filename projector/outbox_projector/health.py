@@ -10,10 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import structlog
+
 from bento_outbox import BusUnavailable
 from outbox_projector.database import DatabaseUnavailable
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import Backlog
+
+log = structlog.get_logger()
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 STUCK_AFTER_SECONDS = 120
@@ -99,6 +103,9 @@ class Health:
         self._metrics.published.inc(sent)
         self._metrics.retried.inc(retried)
         self._metrics.failed.inc(failed)
+
+    def counter_behind(self, topic: str) -> None:
+        log.error("the broker's counter was above ours: the events are sent again under ids above it", topic=topic)
 
     def measured(self, backlog: Backlog) -> None:
         """Takes the counts of the table."""

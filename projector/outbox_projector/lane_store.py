@@ -22,7 +22,7 @@ from outbox_projector.flights import Flight, Lease, LeaseLost, Turn, Turned
 from outbox_projector.policies import Retries
 from outbox_projector.store import Store, read_row
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 10.0
 """After a crash the lane waits so long for its next owner. Each turn of the owner prolongs it."""
 FLIGHT_BYTES = 1_000_000
 """Payload, key and properties of a flight; a single larger row flies alone. Far below every limit at which the client

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     """Template with {tenant} and {type}."""
     pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
     """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""
+
+    guarantee: Literal["AtLeastOnce", "ExactlyOnce"] = "AtLeastOnce"
+    """ExactlyOnce: once each into the topic, in order per key. Needs deduplication in the namespace, and the topic to
+    itself: no other producer can publish to it meanwhile, direct publish included."""
 
     batch_size: int = Field(200, ge=1, le=10_000)
     """Rows a transaction. More: higher rate, more to do again after a crash."""

@@ -28,10 +28,13 @@ GRACE_OF_A_POD = 30.0
 """terminationGracePeriodSeconds: after that many seconds a pod is killed."""
 
 
-@pytest.fixture
-def variables(database_url: str, pulsar_url: str, topic: str, tenant: str) -> dict[str, str]:
+@pytest.fixture(params=["AtLeastOnce", "ExactlyOnce"])
+def variables(
+    request: pytest.FixtureRequest, database_url: str, pulsar_url: str, topic: str, tenant: str
+) -> dict[str, str]:
     """The environment of a projector for which all is well."""
     return {
+        "OUTBOX_GUARANTEE": request.param,
         "OUTBOX_TENANT_ID": tenant,
         "OUTBOX_DATABASE_URL": database_url,
         "OUTBOX_PULSAR_SERVICE_URL": pulsar_url,
