@@ -74,7 +74,9 @@ class Chaos:
     figures: Figures = field(default_factory=Figures)
     workers: list[asyncio.subprocess.Process] = field(default_factory=list)
     asleep: list[tuple[float, asyncio.subprocess.Process]] = field(default_factory=list)
-    part_written: list[asyncio.Event] = field(default_factory=lambda: [asyncio.Event() for _ in range(BROKER_RESTARTS)])
+    part_delivered: list[asyncio.Event] = field(
+        default_factory=lambda: [asyncio.Event() for _ in range(BROKER_RESTARTS)]
+    )
 
     async def run(self) -> None:
         """Until everything is delivered, or the time is up."""
@@ -110,9 +112,6 @@ class Chaos:
                     values = {"tenant": TENANT, "aggregate": aggregate, "first": first, "last": first + count - 1}
                     await connection.execute(insert, values)
                     self.figures.written += count
-            for number, written in enumerate(self.part_written, start=1):
-                if self.figures.written >= self.events * number // (BROKER_RESTARTS + 1):
-                    written.set()
         say(f"{self.figures.written} events are written")
 
     async def _delivered(self) -> None:
@@ -121,6 +120,9 @@ class Chaos:
         while left and time.monotonic() < self.deadline:
             async with self.engine.connect() as connection:
                 left = (await connection.execute(waiting)).scalar_one()
+            for number, delivered in enumerate(self.part_delivered, start=1):
+                if self.events - left >= self.events * number // (BROKER_RESTARTS + 1):
+                    delivered.set()
             if time.monotonic() - told > 10:
                 told = time.monotonic()
                 say(f"{left} wait; {self.figures.kills} kills, {self.figures.broker_restarts} restarts of the broker")
@@ -149,8 +151,8 @@ class Chaos:
                 await surplus.wait()
 
     async def _restart_broker(self) -> None:
-        for written in self.part_written:
-            await written.wait()
+        for delivered in self.part_delivered:
+            await delivered.wait()
             pid_file = Daemon(broker.NAME, ()).pid_file
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
             await asyncio.to_thread(broker.start)
