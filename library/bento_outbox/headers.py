@@ -14,7 +14,7 @@ from bento_outbox.errors import MisuseError
 
 CORRELATION_ID = "correlation_id"
 CAUSATION_ID = "causation_id"
-RESERVED = frozenset({"event_id", "type", "tenant_id", "schema_id", "schema_ver", "created_at"})
+RESERVED = frozenset({"event_id", "type", "tenant_id", "aggregate_id", "schema_id", "schema_ver", "created_at"})
 """Properties of the message that come from columns of the row."""
 
 _conversation: ContextVar[Mapping[str, str]] = ContextVar("bento_outbox_conversation", default={})  # noqa: B039 - never changed, only replaced

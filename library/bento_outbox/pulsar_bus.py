@@ -24,6 +24,7 @@ import pulsar
 from bento_outbox.bus import as_list
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
+from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
@@ -60,11 +61,7 @@ def check_service_url(url: str) -> str:
 
 
 class PulsarMessageBus:
-    """Publishes envelopes to Pulsar, each as one message.
-
-    Payload as it is stored; key: ordering_key or aggregate_id; properties: event_id, type, tenant_id, schema_id,
-    schema_ver, created_at (RFC 3339), and the headers.
-    """
+    """Publishes envelopes to Pulsar, each as one message of the form that `message_form` tells."""
 
     def __init__(
         self,
@@ -197,11 +194,13 @@ class PulsarMessageBus:
 
         def send_all() -> None:
             for event, answer in zip(events, answers, strict=True):
+                message = message_of(event)
                 producer.send_async(
-                    event.payload,
+                    message.payload,
                     partial(_hop, loop, answer),
-                    partition_key=event.ordering_key or event.aggregate_id,
-                    properties=message_properties(event),
+                    partition_key=message.key,
+                    properties=message.properties,
+                    event_timestamp=message.event_time,
                 )
             # What flush raises is one of the failures; each event's own answer says more.
             with contextlib.suppress(pulsar.PulsarException):
@@ -252,15 +251,3 @@ def _hop(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[str], result: p
 def _settle(answer: asyncio.Future[str], result: str) -> None:
     if not answer.done():
         answer.set_result(result)
-
-
-def message_properties(event: Envelope) -> dict[str, str]:
-    """The properties of the event's message; ours win over headers of the same name."""
-    ours = {"event_id": str(event.id), "type": event.type, "tenant_id": event.tenant_id}
-    if event.schema_id is not None:
-        ours["schema_id"] = event.schema_id
-    if event.schema_ver is not None:
-        ours["schema_ver"] = str(event.schema_ver)
-    if event.created_at is not None:
-        ours["created_at"] = event.created_at.isoformat()
-    return {**event.headers, **ours}

@@ -22,9 +22,10 @@ from typing import Any
 
 import pulsar
 
-from bento_outbox import BusUnavailable, Envelope, Refusal
+from bento_outbox import BusUnavailable, Refusal
+from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
-from bento_outbox.pulsar_bus import check_service_url, close_aside, message_properties
+from bento_outbox.pulsar_bus import check_service_url, close_aside
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
 
 MOST_BYTES = 4 << 20
@@ -32,7 +33,7 @@ MOST_BYTES = 4 << 20
 cut without asking; where the broker's limit is lower, it refuses and the flight is cut then."""
 
 ROW_OVERHEAD = 128
-"""Bytes that a message takes in a batch beside its payload, key and properties; generous."""
+"""Bytes that a message takes in a batch beside its payload, key and properties; generous, as the 8 of each property."""
 
 _NEVER_CUT = {
     "batching_enabled": True,
@@ -160,12 +161,13 @@ class PulsarLaneProducer:
 
     async def publish(self, flight: Flight) -> bool:
         """Whether the broker stored it now. Raises BusUnavailable, FlightRefused, LeaseLost."""
-        _check(flight)
+        messages = [message_of(event) for event in flight.events]
+        _check(messages)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[str, bool]] = loop.create_future()
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.to_thread(self._send, flight, partial(_hop, loop, answer))
+                await asyncio.to_thread(self._send, messages, flight.first_sequence, partial(_hop, loop, answer))
                 result, new = await answer
         except TimeoutError:
             raise self._trouble("Timeout", self._topic) from None
@@ -177,40 +179,33 @@ class PulsarLaneProducer:
             raise self._trouble(result, self._topic)
         raise FlightRefused(Refusal(f"the broker answered {result}"))
 
-    def _send(self, flight: Flight, answered: Callable[[pulsar.Result, Any], None]) -> None:
+    def _send(
+        self, messages: list[Message], first_sequence: int, answered: Callable[[pulsar.Result, Any], None]
+    ) -> None:
         """Only the last message has a callback: all share one fate, and a callback each would cost a lot of CPU."""
-        last = len(flight.events) - 1
-        for number, event in enumerate(flight.events):
+        last = len(messages) - 1
+        for number, message in enumerate(messages):
             self._producer.send_async(
-                event.payload,
+                message.payload,
                 answered if number == last else None,
-                partition_key=_key(event),
-                properties=message_properties(event),
-                sequence_id=flight.first_sequence + number,
+                partition_key=message.key,
+                properties=message.properties,
+                event_timestamp=message.event_time,
+                sequence_id=first_sequence + number,
             )
         # What flush raises is the answer of the last message too, which says more.
         with contextlib.suppress(pulsar.PulsarException):
             self._producer.flush()
 
 
-def _check(flight: Flight) -> None:
+def _check(messages: list[Message]) -> None:
     """Raises FlightRefused before anything is sent: what is in the client's batch cannot be taken back."""
     try:
-        size = sum(map(_size, flight.events))
+        size = sum(message.size + ROW_OVERHEAD + 8 * len(message.properties) for message in messages)
     except UnicodeEncodeError as error:
         raise FlightRefused(Refusal(f"the message cannot be encoded: {error}", permanent=True)) from error
-    if len(flight.events) > 1 and size > MOST_BYTES:
+    if len(messages) > 1 and size > MOST_BYTES:
         raise FlightRefused(Refusal(f"the batch is larger than {MOST_BYTES} bytes"))
-
-
-def _key(event: Envelope) -> str:
-    return event.ordering_key or event.aggregate_id
-
-
-def _size(event: Envelope) -> int:
-    """Bytes of the message in a batch, rather too many than too few."""
-    texts = [_key(event), *(text for pair in message_properties(event).items() for text in pair)]
-    return ROW_OVERHEAD + len(event.payload) + sum(len(text.encode()) + 4 for text in texts)
 
 
 def _hop(

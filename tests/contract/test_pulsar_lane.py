@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from bento_outbox import BusUnavailable, Envelope
+from bento_outbox.message_form import message_of
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
 from outbox_projector.pulsar_lane import PulsarLaneProducer, PulsarLanePublisher
 from tests.support.envelopes import envelope
@@ -62,7 +64,10 @@ async def ids_on(topics: Topics, topic: str, count: int) -> list[str]:
 async def test_a_flight_arrives_in_order_with_key_payload_and_properties(
     new_publisher: NewPublisher, deduplicated: str, topics: Topics
 ) -> None:
-    sent = [envelope(aggregate_id="order-1"), envelope(ordering_key="customer-7", headers={"traceparent": "00-1"})]
+    sent = [
+        envelope(aggregate_id="order-1", created_at=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)),
+        envelope(aggregate_id="order-2", ordering_key="customer-7", headers={"traceparent": "00-1"}),
+    ]
     producer = await new_publisher().open(deduplicated)
 
     assert await producer.publish(flight(deduplicated, sent))
@@ -70,7 +75,8 @@ async def test_a_flight_arrives_in_order_with_key_payload_and_properties(
     first, second = await topics.exactly(2, deduplicated)
     assert [first.event_id, second.event_id] == [str(event.id) for event in sent]
     assert (first.key, second.key) == ("order-1", "customer-7")
-    assert (first.payload, second.properties["traceparent"]) == (sent[0].payload, "00-1")
+    assert (first.payload, first.event_time, second.event_time) == (sent[0].payload, 1767323045678, 0)
+    assert [first.properties, second.properties] == [message_of(event).properties for event in sent]
 
 
 async def test_a_flight_that_is_sent_again_by_a_later_owner_is_stored_once(

@@ -42,11 +42,12 @@ async def test_a_message_as_a_consumer_gets_it(new_bus: NewBus, topic: str, topi
 
     [message] = await topics.exactly(1, topic)
 
-    assert (message.payload, message.key) == (event.payload, "order-1")
+    assert (message.payload, message.key, message.event_time) == (event.payload, "order-1", 1767323045678)
     assert message.properties == {
         "event_id": str(event.id),
         "type": "orders.Placed",
         "tenant_id": "acme",
+        "aggregate_id": "order-1",
         "schema_id": "schemas/placed",
         "schema_ver": "2",
         "created_at": "2026-01-02T03:04:05.678000+00:00",

@@ -14,11 +14,12 @@ RECEIVE_TIMEOUT_MILLISECONDS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One message as a consumer gets it."""
+    """One message as a consumer gets it. event_time: in milliseconds since 1970; 0: none."""
 
     payload: bytes
     key: str
     properties: dict[str, str]
+    event_time: int
 
     @property
     def event_id(self) -> str:
@@ -64,7 +65,12 @@ class Topics:
 
 
 def _received(message: pulsar.Message) -> Received:
-    return Received(payload=message.data(), key=message.partition_key(), properties=dict(message.properties()))
+    return Received(
+        payload=message.data(),
+        key=message.partition_key(),
+        properties=dict(message.properties()),
+        event_time=message.event_timestamp(),
+    )
 
 
 class Namespaces:
