@@ -15,6 +15,7 @@ import hashlib
 import json
 from typing import Any, Final
 
+from outbox_operator.environment import DATABASE_URL_DIRECTORY, HTTP_PORT, environment
 from outbox_operator.keys import (
     CHILDREN,
     DEPLOYMENT,
@@ -29,11 +30,7 @@ from outbox_operator.keys import (
     child_name,
 )
 
-HTTP_PORT: Final = 8080
-DATABASE_URL_DIRECTORY: Final = "/var/run/outbox/database"
 TERMINATION_GRACE_SECONDS: Final = 30
-SHUTDOWN_GRACE_SECONDS: Final = 20
-"""Less than the pod's, so that the projector ends its own way before the kubelet kills it."""
 PROGRESS_DEADLINE_SECONDS: Final = 120
 """A projector starts within seconds; after this time without progress the Deployment says so and we report it."""
 
@@ -160,7 +157,7 @@ def _container(tenant: Manifest, *, image: str) -> Manifest:
         "image": spec.get("image", image),
         "imagePullPolicy": spec["imagePullPolicy"],
         "command": ["outbox-projector", "run"],
-        "env": [{"name": name, "value": value} for name, value in _environment(tenant).items()],
+        "env": [{"name": name, "value": value} for name, value in environment(tenant).items()],
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
         "volumeMounts": [{"name": "database", "mountPath": DATABASE_URL_DIRECTORY, "readOnly": True}],
         "resources": spec["resources"],
@@ -189,40 +186,6 @@ def _container(tenant: Manifest, *, image: str) -> Manifest:
 
 def _http_get(path: str) -> dict[str, Any]:
     return {"path": path, "port": "http"}
-
-
-def _environment(tenant: Manifest) -> dict[str, str]:
-    """The configuration of the projector; its settings document the meaning of each."""
-    metadata, spec = tenant["metadata"], tenant["spec"]
-    database, pulsar, delivery, polling = spec["database"], spec["pulsar"], spec["delivery"], spec["polling"]
-    secret = database["urlSecretRef"]
-    values = {
-        "TENANT_ID": spec["tenantId"],
-        "DATABASE_URL_FILE": f"{DATABASE_URL_DIRECTORY}/{secret['key']}",
-        "DATABASE_URL_SECRET": f"{secret['name']}/{secret['key']}",
-        "DATABASE_SCHEMA": database["schema"],
-        "DATABASE_TABLE": database["table"],
-        "PULSAR_SERVICE_URL": pulsar["serviceUrl"],
-        "PULSAR_TOPIC": pulsar["topic"],
-        "GUARANTEE": delivery["guarantee"],
-        "BATCH_SIZE": delivery["batchSize"],
-        "MAX_RETRIES": delivery["maxRetries"],
-        "BACKOFF_INITIAL_MILLISECONDS": delivery["backoff"]["initialMilliseconds"],
-        "BACKOFF_MAX_SECONDS": delivery["backoff"]["maxSeconds"],
-        "POLL_MIN_MILLISECONDS": polling["minMilliseconds"],
-        "POLL_MAX_MILLISECONDS": polling["maxMilliseconds"],
-        "STATUS_INTERVAL_SECONDS": spec["reporting"]["intervalSeconds"],
-        "RESOURCE_NAME": metadata["name"],
-        "RESOURCE_NAMESPACE": metadata["namespace"],
-        "HTTP_PORT": HTTP_PORT,
-        "SHUTDOWN_GRACE_SECONDS": SHUTDOWN_GRACE_SECONDS,
-    }
-    return {f"OUTBOX_{name}": _escaped(str(value)) for name, value in values.items()}
-
-
-def _escaped(value: str) -> str:
-    """`$(NAME)` in a value would be expanded by the kubelet; `$$` stands for one `$`."""
-    return value.replace("$(", "$$(")
 
 
 def _with_hash(manifest: Manifest) -> Manifest:

@@ -118,4 +118,4 @@ def test_what_is_left_out_is_filled_in(kubectl: Kubectl) -> None:
 
 def test_explain_is_a_manual(kubectl: Kubectl) -> None:
     text = " ".join(kubectl("explain", "obt.spec.delivery.maxRetries").split())
-    assert "How often an event that the broker refuses is tried again" in text
+    assert "Refusals by the broker after which an event is given up" in text

@@ -1,0 +1,62 @@
+"""The environment of a projector: one line per setting, with the field of the spec that it comes from.
+
+A new field of the spec is one line in `FROM_SPEC`. A field that has no value, since it has neither been set nor a
+default, leaves its variable out, and the projector's own default holds. What each means: `outbox-projector settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from outbox_operator.keys import Manifest
+
+HTTP_PORT: Final = 8080
+DATABASE_URL_DIRECTORY: Final = "/var/run/outbox/database"
+SHUTDOWN_GRACE_SECONDS: Final = 20
+"""Less than the pod's own grace, so that the projector ends its own way before the kubelet kills it."""
+
+FROM_SPEC: Final[Mapping[str, str]] = {
+    "TENANT_ID": "tenantId",
+    "DATABASE_SCHEMA": "database.schema",
+    "DATABASE_TABLE": "database.table",
+    "PULSAR_SERVICE_URL": "pulsar.serviceUrl",
+    "PULSAR_TOPIC": "pulsar.topic",
+    "GUARANTEE": "delivery.guarantee",
+    "BATCH_SIZE": "delivery.batchSize",
+    "MAX_RETRIES": "delivery.maxRetries",
+    "BACKOFF_INITIAL_MILLISECONDS": "delivery.backoff.initialMilliseconds",
+    "BACKOFF_MAX_SECONDS": "delivery.backoff.maxSeconds",
+    "POLL_MIN_MILLISECONDS": "polling.minMilliseconds",
+    "POLL_MAX_MILLISECONDS": "polling.maxMilliseconds",
+    "STATUS_INTERVAL_SECONDS": "reporting.intervalSeconds",
+}
+"""Variable without its prefix OUTBOX_, and the path of the field in the spec."""
+
+
+def environment(tenant: Manifest) -> dict[str, str]:
+    """All variables of a tenant's projector, by name."""
+    metadata, spec = tenant["metadata"], tenant["spec"]
+    secret = spec["database"]["urlSecretRef"]
+    values = {
+        **{name: _field(spec, path) for name, path in FROM_SPEC.items()},
+        "DATABASE_URL_FILE": f"{DATABASE_URL_DIRECTORY}/{secret['key']}",
+        "DATABASE_URL_SECRET": f"{secret['name']}/{secret['key']}",
+        "RESOURCE_NAME": metadata["name"],
+        "RESOURCE_NAMESPACE": metadata["namespace"],
+        "HTTP_PORT": HTTP_PORT,
+        "SHUTDOWN_GRACE_SECONDS": SHUTDOWN_GRACE_SECONDS,
+    }
+    return {f"OUTBOX_{name}": _text(value) for name, value in values.items() if value is not None}
+
+
+def _field(spec: Any, path: str) -> Any:
+    for step in path.split("."):
+        spec = spec.get(step) if spec is not None else None
+    return spec
+
+
+def _text(value: Any) -> str:
+    """As the projector's settings read it. `$(NAME)` would be expanded by the kubelet; `$$` stands for one `$`."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.replace("$(", "$$(")

@@ -1,0 +1,50 @@
+"""From the spec to the projector's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Annotated, Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from outbox_operator.environment import FROM_SPEC, environment
+from outbox_projector.settings import Settings
+from tests.unit.operator_.conftest import schema
+
+Build = Callable[..., dict[str, Any]]
+
+
+def test_a_field_without_a_value_leaves_the_default_to_the_projector(tenant: Build) -> None:
+    spec = tenant()
+    del spec["spec"]["polling"]
+    assert "OUTBOX_POLL_MIN_MILLISECONDS" not in environment(spec)
+
+
+def test_a_switch_is_written_in_lower_case(tenant: Build) -> None:
+    spec = tenant()
+    spec["spec"]["polling"]["minMilliseconds"] = True
+    assert environment(spec)["OUTBOX_POLL_MIN_MILLISECONDS"] == "true"
+
+
+def test_each_setting_comes_from_a_field_of_its_own() -> None:
+    assert len(set(FROM_SPEC.values())) == len(FROM_SPEC)
+
+
+def test_the_projector_knows_every_setting_that_it_is_given(tenant: Build) -> None:
+    known = {f"OUTBOX_{name.upper()}" for name in Settings.model_fields}
+    assert environment(tenant()).keys() <= known
+
+
+def _bounds() -> Iterator[tuple[str, str, int]]:
+    for name, path in FROM_SPEC.items():
+        rules = reduce(lambda inner, step: inner["properties"][step], path.split("."), schema()["properties"]["spec"])
+        yield from ((name, path, rules[bound]) for bound in ("minimum", "maximum") if bound in rules)
+
+
+@pytest.mark.parametrize(("name", "path", "value"), list(_bounds()))
+def test_the_projector_takes_what_the_api_allows(name: str, path: str, value: int) -> None:
+    field = name.lower()
+    validator = TypeAdapter(Annotated[Settings.model_fields[field].annotation, Settings.model_fields[field]])
+    assert validator.validate_python(str(value)) == value, path
