@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import click
 
 from bento_outbox.cli_options import database_url, on_database, schema_name, table_name
 from bento_outbox.errors import OutboxError
-from bento_outbox.failed_events import FailedEvent, FailedEvents, Filter
+from bento_outbox.failed_events import FailedEvent, FailedEvents, Filter, Selection
 
 _R = TypeVar("_R")
 _Command = Callable[..., None]
@@ -42,6 +41,8 @@ _OPTIONS = (
     click.option("--error", help="Events whose error contains this text, whatever its case."),
     click.option("--since", type=_Moment(), help="Events created at this time or later; UTC unless it says otherwise."),
     click.option("--until", type=_Moment(), help="Events created before this time."),
+    click.option("--failed-since", type=_Moment(), help="Events that failed for good at this time or later."),
+    click.option("--failed-until", type=_Moment(), help="Events that failed for good before this time."),
     click.option("--id", "ids", type=click.UUID, multiple=True, help="This event only; may be repeated."),
     database_url,
     table_name,
@@ -68,7 +69,8 @@ def errors_group() -> None:
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_errors(limit: int, output: str, **options: Any) -> None:
     """Show the events with their errors. JSON has the whole error, the table its beginning."""
-    events = _find(options, limit)
+    wanted = _filter(options)
+    events = _on_events(options, lambda failed: failed.find(wanted, limit=limit))
     if output == "json":
         click.echo(json.dumps([asdict(event) for event in events], default=_as_text, indent=2, ensure_ascii=False))
     elif not events:
@@ -84,13 +86,13 @@ def list_errors(limit: int, output: str, **options: Any) -> None:
 @_LIMIT
 @_DRY_RUN
 def requeue(limit: int | None, dry_run: bool, **options: Any) -> None:
-    """Let the projector try the events again, with all attempts. They carry the property `requeued`."""
-    events, tenant = _find(options, limit), options["tenant_id"]
-    if dry_run or not events:
-        click.echo(f"{_count(events)} of tenant {tenant} would be requeued{_by_type(events)}")
+    """Let the projector try the events again, with all attempts. They carry the property `requeued_at`."""
+    chosen, tenant = _select(options, limit), options["tenant_id"]
+    if dry_run or not chosen.ids:
+        click.echo(f"{_count(chosen)} of tenant {tenant} would be requeued{_by_type(chosen)}")
         return
-    done = _on_events(options, lambda failed: failed.requeue(tenant, [event.id for event in events]))
-    click.echo(f"{_events(done)} of tenant {tenant} requeued{_left(len(events) - done)}")
+    done = _on_events(options, lambda failed: failed.requeue(tenant, chosen.ids))
+    click.echo(f"{_events(done)} of tenant {tenant} requeued{_left(len(chosen.ids) - done)}")
 
 
 @errors_group.command()
@@ -100,24 +102,28 @@ def requeue(limit: int | None, dry_run: bool, **options: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(limit: int | None, dry_run: bool, yes: bool, **options: Any) -> None:
     """Delete the events: they are never delivered."""
-    events, tenant = _find(options, limit), options["tenant_id"]
-    if dry_run or not events:
-        click.echo(f"{_count(events)} of tenant {tenant} would be discarded{_by_type(events)}")
+    chosen, tenant = _select(options, limit), options["tenant_id"]
+    if dry_run or not chosen.ids:
+        click.echo(f"{_count(chosen)} of tenant {tenant} would be discarded{_by_type(chosen)}")
         return
-    click.echo(f"{_count(events)} of tenant {tenant} will be deleted and never delivered{_by_type(events)}", err=True)
+    click.echo(f"{_count(chosen)} of tenant {tenant} will be deleted and never delivered{_by_type(chosen)}", err=True)
     if not yes:
         click.confirm("Discard them?", abort=True, err=True)
-    done = _on_events(options, lambda failed: failed.discard(tenant, [event.id for event in events]))
-    click.echo(f"{_events(done)} of tenant {tenant} discarded{_left(len(events) - done)}")
+    done = _on_events(options, lambda failed: failed.discard(tenant, chosen.ids))
+    click.echo(f"{_events(done)} of tenant {tenant} discarded{_left(len(chosen.ids) - done)}")
 
 
-def _find(options: dict[str, Any], limit: int | None) -> list[FailedEvent]:
-    names = ("tenant_id", "type", "aggregate_id", "error", "since", "until")
+def _select(options: dict[str, Any], limit: int | None) -> Selection:
+    wanted = _filter(options)
+    return _on_events(options, lambda failed: failed.select(wanted, limit=limit))
+
+
+def _filter(options: dict[str, Any]) -> Filter:
+    names = ("tenant_id", "type", "aggregate_id", "error", "since", "until", "failed_since", "failed_until")
     try:
-        wanted = Filter(**{name: options[name] for name in names}, ids=options["ids"] or None)
+        return Filter(**{name: options[name] for name in names}, ids=options["ids"] or None)
     except OutboxError as error:
         raise click.UsageError(str(error)) from error
-    return _on_events(options, lambda failed: failed.find(wanted, limit=limit))
 
 
 def _on_events(options: dict[str, Any], action: Callable[[FailedEvents], Awaitable[_R]]) -> _R:
@@ -132,12 +138,18 @@ def _as_text(value: UUID | datetime) -> str:
 
 
 def _table(events: Sequence[FailedEvent]) -> str:
-    lines = [("ID", "CREATED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR")]
+    lines: list[tuple[str, ...]] = [("ID", "CREATED", "FAILED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR")]
     for event in events:
-        created = event.created_at.astimezone(UTC).isoformat(timespec="seconds")
-        error = _one_line(event.error or "")
-        cells = (str(event.id), created, _one_line(event.type), _one_line(event.aggregate_id), str(event.attempts))
-        lines.append((*cells, error))
+        times = [
+            moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (event.created_at, event.failed_at)
+        ]
+        texts = (
+            _one_line(event.type),
+            _one_line(event.aggregate_id),
+            str(event.attempts),
+            _one_line(event.error or ""),
+        )
+        lines.append((str(event.id), *times, *texts))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -154,13 +166,13 @@ def _events(count: int) -> str:
     return f"{count} event{'' if count == 1 else 's'}"
 
 
-def _count(events: Sequence[FailedEvent]) -> str:
-    return _events(len(events))
+def _count(chosen: Selection) -> str:
+    return _events(len(chosen.ids))
 
 
-def _by_type(events: Sequence[FailedEvent]) -> str:
-    counts = Counter(_one_line(event.type) for event in events)
-    return ": " + ", ".join(f"{count} {name}" for name, count in counts.most_common()) if counts else ""
+def _by_type(chosen: Selection) -> str:
+    counts = chosen.types.most_common()
+    return ": " + ", ".join(f"{count} {_one_line(name)}" for name, count in counts) if counts else ""
 
 
 def _left(count: int) -> str:

@@ -14,8 +14,12 @@ from bento_outbox.errors import MisuseError
 
 CORRELATION_ID = "correlation_id"
 CAUSATION_ID = "causation_id"
-RESERVED = frozenset({"event_id", "type", "tenant_id", "aggregate_id", "schema_id", "schema_ver", "created_at"})
+REQUEUED_AT = "requeued_at"
+"""On an event that had failed and was requeued: when (RFC 3339). Later events of its aggregate may have come before."""
+COLUMNS = frozenset({"event_id", "type", "tenant_id", "aggregate_id", "schema_id", "schema_ver", "created_at"})
 """Properties of the message that come from columns of the row."""
+RESERVED = COLUMNS | {REQUEUED_AT}
+"""Names that no header of an application bears."""
 
 _conversation: ContextVar[Mapping[str, str]] = ContextVar("bento_outbox_conversation", default={})  # noqa: B039 - never changed, only replaced
 
@@ -38,7 +42,7 @@ def in_conversation(*, correlation_id: str, causation_id: str | None = None) -> 
 def capture(own: Mapping[str, str] | None = None) -> dict[str, str]:
     """The headers of an event registered now; `own` wins over what the context says.
 
-    Raises MisuseError when a header is not text, or bears a name that belongs to a column.
+    Raises MisuseError when a header is not text, or bears a name of ours.
     """
     headers = {**_trace()(), **_conversation.get()}
     if own:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from bento_outbox.envelope import Envelope
-from bento_outbox.headers import RESERVED
+from bento_outbox.headers import COLUMNS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -46,7 +46,7 @@ def message_of(event: Envelope) -> Message:
         "schema_ver": None if event.schema_ver is None else str(event.schema_ver),
         "created_at": None if created is None else created.isoformat(),
     }
-    headers = {name: value for name, value in event.headers.items() if name not in RESERVED}
+    headers = {name: value for name, value in event.headers.items() if name not in COLUMNS}
     return Message(
         payload=event.payload,
         key=event.ordering_key or event.aggregate_id,

@@ -18,12 +18,15 @@ SET status = 'SENT', sent_at = clock_timestamp(), last_error = NULL
 WHERE id = ANY (CAST(:ids AS uuid[]))
 
 -- name: mark_refused
--- The bus does not take these: another attempt later, or ERR when there is none left.
+-- The bus does not take these: another attempt later, or ERR when there is none left. Of an ERR row `available_at` tells
+-- when it failed.
 UPDATE outbox
 SET retry_cnt = coalesce(outbox.retry_cnt, 0) + 1,
     last_error = refused.reason,
     status = CASE WHEN refused.permanent OR coalesce(outbox.retry_cnt, 0) + 1 >= :max_retries THEN 'ERR' ELSE 'NEW' END,
-    available_at = clock_timestamp() + make_interval(secs => refused.wait_seconds)
+    available_at = clock_timestamp() + CASE
+        WHEN refused.permanent OR coalesce(outbox.retry_cnt, 0) + 1 >= :max_retries THEN interval '0'
+        ELSE make_interval(secs => refused.wait_seconds) END
 FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[]), CAST(:permanent AS bool[]), CAST(:waits AS float8[]))
      AS refused (id, reason, permanent, wait_seconds)
 WHERE outbox.id = refused.id

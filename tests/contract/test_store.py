@@ -260,15 +260,16 @@ async def test_a_permanent_refusal_turns_the_row_to_err_at_once(
         session,
         {hopeless: Refusal("too large", permanent=True), retried: Refusal("not now")},
         {hopeless: 0, retried: 0},
-        Retries(),
+        Retries(initial_seconds=3600, longest_seconds=3600),
     )
     await session.commit()
 
     assert failed == 1
-    assert [(row.status, row.retry_cnt, row.last_error) for row in await rows.all()] == [
-        ("ERR", 1, "too large"),
-        ("NEW", 1, "not now"),
-    ]
+    failed_row, waiting = await rows.all()
+    assert (failed_row.status, failed_row.retry_cnt, failed_row.last_error) == ("ERR", 1, "too large")
+    assert (waiting.status, waiting.retry_cnt, waiting.last_error) == ("NEW", 1, "not now")
+    # One tells when it failed, the other from when on it may be tried again.
+    assert failed_row.available_at < waiting.available_at
 
 
 async def test_rows_of_an_older_table_may_hold_null(empty_engine: AsyncEngine, tenant: str) -> None:

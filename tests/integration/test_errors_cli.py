@@ -64,7 +64,7 @@ async def test_list_as_json_has_the_whole_error(errors: Errors, rows: Rows) -> N
 async def test_list_as_a_table_is_a_line_an_event_whatever_is_in_it(errors: Errors, rows: Rows) -> None:
     event = await _failed(rows, last_error="first\n\x1b[31msecond" + "x" * 300)
     head, line = (await errors("list")).stdout.splitlines()
-    assert head.split() == ["ID", "CREATED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR"]
+    assert head.split() == ["ID", "CREATED", "FAILED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR"]
     assert line.startswith(event)
     assert "\x1b" not in line
     assert "first  [31msecond" in line
@@ -82,7 +82,7 @@ async def test_requeued_events_have_all_attempts_again_and_say_so(errors: Errors
     assert (row.status, row.retry_cnt, row.last_error) == ("NEW", 0, "refused: Schema mismatch")
     assert row.available_at <= datetime.now(UTC)
     assert row.headers["traceparent"] == "00-1"
-    assert datetime.fromisoformat(row.headers["requeued"]).tzinfo
+    assert datetime.fromisoformat(row.headers["requeued_at"]).tzinfo == UTC
 
 
 @pytest.mark.usefixtures("others")
@@ -117,6 +117,8 @@ async def test_a_dry_run_changes_nothing(errors: Errors, rows: Rows, command: st
         ("--error", "TOO large"),
         ("--since", "2026-01-02T00:00"),
         ("--until", "2026-01-01T02:00+01:30"),
+        ("--failed-since", "2026-01-02T00:00"),
+        ("--failed-until", "2026-01-01T00:30Z"),
     ],
 )
 async def test_each_filter(errors: Errors, rows: Rows, option: str, value: str) -> None:
@@ -127,10 +129,13 @@ async def test_each_filter(errors: Errors, rows: Rows, option: str, value: str) 
         "--error": {"last_error": "Too Large: 6 MB"},
         "--since": {"created_at": datetime(2026, 1, 2, tzinfo=UTC)},
         "--until": {"created_at": datetime(2026, 1, 1, 0, 29, tzinfo=UTC)},
+        "--failed-since": {"available_at": datetime(2026, 1, 2, tzinfo=UTC)},
+        "--failed-until": {"available_at": datetime(2026, 1, 1, 0, 29, tzinfo=UTC)},
     }[option]
-    await _failed(rows, created_at=made)
-    event = await _failed(rows, **{"created_at": made, **wanted})
-    await _failed(rows, created_at=made, last_error=None)
+    times = {"created_at": made, "available_at": made}
+    await _failed(rows, **times)
+    event = await _failed(rows, **{**times, **wanted})
+    await _failed(rows, **times, last_error=None)
     assert [
         listed["id"] for listed in json.loads((await errors("list", option, value, "--output", "json")).stdout)
     ] == [event]
@@ -159,6 +164,10 @@ async def test_many_in_several_batches(
     ids = await rows.insert_many(10)
     await rows.change("status = 'ERR'")
     failed = FailedEvents(engine)
+    everything = Filter(tenant_id=tenant)
+    assert [event.id for event in await failed.find(everything)] == ids
+    assert (await failed.select(everything, limit=7)).ids == ids[:7]
+    assert (await failed.select(everything, limit=6)).types == {"orders.Placed": 6}
     assert await failed.requeue(tenant, ids[:7]) == 7
     assert await failed.discard(tenant, ids) == 3
     assert await rows.statuses() == ["NEW"] * 7
@@ -171,6 +180,7 @@ async def test_many_in_several_batches(
         (["--id", "seven"], "'seven' is not a valid UUID"),
         (["--limit", "0"], "0 is not in the range"),
         (["--since", "2026-01-02", "--until", "2026-01-01"], "since is not before until"),
+        (["--failed-since", "2026-01-02", "--failed-until", "2026-01-02"], "failed_since is not before failed_until"),
         (["--tenant", ""], "a tenant's id is not empty"),
         (["--table", "nowhere"], 'relation "nowhere" does not exist'),
     ],
