@@ -10,22 +10,26 @@ from sqlalchemy import MetaData, Table
 from bento_outbox.table import quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
-_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_tenant_status_seq|_retry)?\b")
+_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_request|_tenant_status_seq|_retry)?\b")
 _INDEXES = ("_tenant_status_seq", "_retry")
 
 
-def renamed(sql: str, *, table: str, schema: str | None) -> str:
-    """The text for `sqlalchemy.text`, where names that begin with `outbox` begin with `table` instead."""
+def renamed(sql: str, *, table: str, schema: str | None, beside: str = "") -> str:
+    """The text for `sqlalchemy.text`, where names that begin with `outbox` begin with `table` instead.
+
+    beside: one of LANE_TABLES, if `outbox` by itself stands for that one.
+    """
 
     def name(match: re.Match[str]) -> str:
-        suffix = match[0].removeprefix("outbox")
+        suffix = match[0].removeprefix("outbox") or beside
         # An index lies in the schema of its table, and is created without one.
         return quoted(Table(table + suffix, MetaData(), schema=None if suffix in _INDEXES else schema))
 
     return _NAME.sub(name, sql)
 
 
-def script(package: str, file: str, *, table: str, schema: str | None) -> list[str]:
-    """The statements of a file, one by one, for this table."""
+def script(package: str, file: str, *, table: str, schema: str | None, beside: str = "") -> list[str]:
+    """The statements of a file, one by one, for this table; beside: see `renamed`."""
     source = _COMMENT.sub("", files(package).joinpath(file).read_text())
-    return [renamed(part.strip(), table=table, schema=schema) for part in source.split(";\n") if part.strip()]
+    parts = [part.strip() for part in source.split(";\n") if part.strip()]
+    return [renamed(part, table=table, schema=schema, beside=beside) for part in parts]

@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bento_outbox.ddl import script
 from bento_outbox.errors import MisuseError, SchemaError
+from bento_outbox.migrations import protection
 from bento_outbox.table import make_outbox_table, quoted
 
 if TYPE_CHECKING:
@@ -100,9 +100,8 @@ def _apply(connection: Connection, table: str, schema: str | None, row_level_sec
     command.upgrade(config, "head")
     # Not again where it is on: it locks the table, and every start of an application may come here.
     if row_level_security and not has_row_level_security(connection, table, schema):
-        for file in ("tenant_role_table.sql", "row_level_security.sql"):
-            for statement in script("bento_outbox.migrations", file, table=table, schema=schema):
-                connection.execute(text(statement))
+        for statement in protection(table, schema):
+            connection.execute(text(statement))
 
 
 def _validate(connection: Connection, table: str, schema: str | None, row_level_security: bool) -> None:

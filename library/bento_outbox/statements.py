@@ -10,7 +10,7 @@ from sqlalchemy import MetaData, Table, TextClause, text
 
 from bento_outbox.table import quoted
 
-_TABLE = re.compile(r"\b(FROM|UPDATE|INTO) outbox(_lane|_stream|_flight)?\b")
+_TABLE = re.compile(r"\b(FROM|UPDATE|INTO) outbox(_lane|_stream|_flight|_request)?\b")
 
 
 @cache

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import registry
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
-LANE_TABLES = ("_lane", "_stream", "_flight")
+LANE_TABLES = ("_lane", "_stream", "_flight", "_request")
 """What follows the outbox's name in the names of the projector's own tables."""
 
 # The parameter style matters: with the default one a % in a name would be doubled.
@@ -111,6 +111,26 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("topic", Text, nullable=False),
         Column("first_sequence", BigInteger, nullable=False),
         Column("ids", ARRAY(Uuid), nullable=False),
+        schema=schema,
+    )
+    _make_request_table(metadata, name, schema)
+
+
+def _make_request_table(metadata: MetaData, name: str, schema: str | None) -> None:
+    """What it is for is said in `request_table.sql`."""
+    now = func.clock_timestamp()
+    Table(
+        f"{name}_request",
+        metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("action", Text, primary_key=True),
+        Column("request_id", Text, primary_key=True),
+        Column("filter", JSONB, nullable=False),
+        Column("through_seq", BigInteger),
+        Column("after_seq", BigInteger),
+        Column("events", BigInteger, nullable=False, server_default=text("0")),
+        Column("begun_at", DateTime(timezone=True), nullable=False, server_default=now),
+        Column("completed_at", DateTime(timezone=True)),
         schema=schema,
     )
 

@@ -9,9 +9,9 @@ setting of the session would not do: any role may SET what it likes.
 A role gets what its use needs and no more:
 
     writer      SELECT, INSERT
-    projector   SELECT, UPDATE of the columns of delivery
+    projector   SELECT, DELETE, UPDATE of the columns of delivery and of headers; what it keeps beside the outbox
     both        all of these: an application that also publishes directly
-    operator    SELECT, DELETE, UPDATE of the columns of delivery and of headers: `bento-outbox errors`
+    operator    as projector, but nothing beside the outbox: `bento-outbox errors`
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from bento_outbox.ddl import renamed, script
 from bento_outbox.errors import MisuseError, SchemaError
 from bento_outbox.schema import has_row_level_security
 from bento_outbox.statements import named_statements
-from bento_outbox.table import quoted
+from bento_outbox.table import LANE_TABLES, quoted
 
 Use = Literal["writer", "projector", "both", "operator"]
 
 _COLUMNS = "status, retry_cnt, available_at, last_error, sent_at"
-_DELIVERY = f"UPDATE ({_COLUMNS})"
+_REQUEUE_AND_DELETE = f"SELECT, DELETE, UPDATE ({_COLUMNS}, headers)"
 _PRIVILEGES: dict[Use, str] = {
     "writer": "SELECT, INSERT",
-    "projector": f"SELECT, {_DELIVERY}",
-    "both": f"SELECT, INSERT, {_DELIVERY}",
-    "operator": f"SELECT, DELETE, UPDATE ({_COLUMNS}, headers)",
+    "projector": _REQUEUE_AND_DELETE,
+    "both": f"INSERT, {_REQUEUE_AND_DELETE}",
+    "operator": _REQUEUE_AND_DELETE,
 }
+_BESIDE: dict[Use, str] = dict.fromkeys(("projector", "both"), "SELECT, INSERT, UPDATE, DELETE")
+"""On each table that the projector keeps beside the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ async def bind_role(
             await bindings.require_protection()
         await bindings.create()
         await bindings.check_role(role, tenant_id)
-        await bindings.grant(role, _PRIVILEGES[use], only=tenant_id is not None)
+        await bindings.grant(role, use, only=tenant_id is not None)
         if tenant_id is not None:
             await bindings.check_privileges(role)
         values = {"role": role, "tenant_id": tenant_id, "all_tenants": tenant_id is None}
@@ -96,17 +98,15 @@ async def bound_roles(engine: AsyncEngine, *, table: str = "outbox", schema: str
         bindings = await _Bindings.of(connection, table, schema)
         bindings.require_bindings()
         rows = await connection.execute(bindings.statement("list"), bindings.names)
-        return [Binding(row.role_name, row.tenant_id, _use(row.writes, row.delivers, row.discards)) for row in rows]
+        return [Binding(row.role_name, row.tenant_id, _use(row.writes, row.settles, row.owns_lanes)) for row in rows]
 
 
-def _use(writes: bool, delivers: bool, discards: bool) -> Use | None:
-    if delivers and discards and not writes:
-        return "operator"
-    if writes and delivers:
-        return "both"
-    if writes:
-        return "writer"
-    return "projector" if delivers else None
+def _use(writes: bool, settles: bool, owns_lanes: bool) -> Use | None:
+    if owns_lanes:
+        return "both" if writes else "projector"
+    if settles:
+        return "both" if writes else "operator"
+    return "writer" if writes else None
 
 
 class _Bindings:
@@ -117,8 +117,13 @@ class _Bindings:
         self._key = (table, schema)
         self._outbox = Table(table, MetaData(), schema=schema)
         self._roles = Table(f"{table}_tenant_role", MetaData(), schema=schema)
+        self._beside = [Table(table + suffix, MetaData(), schema=schema) for suffix in LANE_TABLES]
         self._name = f"{schema}.{table}" if schema else table
-        self.names = {"table": quoted(self._outbox, bare=True), "roles_table": quoted(self._roles, bare=True)}
+        self.names = {
+            "table": quoted(self._outbox, bare=True),
+            "roles_table": quoted(self._roles, bare=True),
+            "lane_table": quoted(Table(f"{table}_lane", MetaData(), schema=schema), bare=True),
+        }
         self._there = False
         self._owner = self._quoted_schema = ""
 
@@ -192,16 +197,19 @@ class _Bindings:
                 f"revoke that first"
             )
 
-    async def grant(self, role: str, privileges: str, *, only: bool) -> None:
+    async def grant(self, role: str, use: Use, *, only: bool) -> None:
         if only:
             await self.revoke(role)
-        await self._run(f"GRANT {privileges} ON {quoted(self._outbox)} TO {_quoted(role)}")
+        await self._run(f"GRANT {_PRIVILEGES[use]} ON {quoted(self._outbox)} TO {_quoted(role)}")
+        if use in _BESIDE:
+            await self._run(f"GRANT {_BESIDE[use]} ON {', '.join(map(quoted, self._beside))} TO {_quoted(role)}")
         if await self._one("lacks_schema", {"role": role, "table": self.names["table"]}):
             schema = self._quoted_schema.replace(":", r"\:")
             await self._run(f"GRANT USAGE ON SCHEMA {schema} TO {_quoted(role)}")
 
     async def revoke(self, role: str) -> None:
-        await self._run(f"REVOKE ALL ON {quoted(self._outbox)}, {quoted(self._roles)} FROM {_quoted(role)}")
+        tables = ", ".join(map(quoted, (self._outbox, self._roles, *self._beside)))
+        await self._run(f"REVOKE ALL ON {tables} FROM {_quoted(role)}")
 
     async def _run(self, ddl: str) -> None:
         await self._connection.execute(text(ddl))

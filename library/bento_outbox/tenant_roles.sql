@@ -50,8 +50,8 @@ DELETE FROM outbox_tenant_role WHERE role_name = :role RETURNING role_name
 -- All bindings, with what the role may do now; a role that was dropped may do nothing.
 SELECT bound.role_name, bound.tenant_id, role.oid IS NOT NULL AS "exists",
        coalesce(has_table_privilege(role.oid, to_regclass(:table), 'INSERT'), false) AS writes,
-       coalesce(has_column_privilege(role.oid, to_regclass(:table), 'status', 'UPDATE'), false) AS delivers,
-       coalesce(has_table_privilege(role.oid, to_regclass(:table), 'DELETE'), false) AS discards
+       coalesce(has_column_privilege(role.oid, to_regclass(:table), 'status', 'UPDATE'), false) AS settles,
+       coalesce(has_table_privilege(role.oid, to_regclass(:lane_table), 'UPDATE'), false) AS owns_lanes
 FROM outbox_tenant_role AS bound
 LEFT JOIN pg_roles AS role ON role.rolname = bound.role_name
 ORDER BY bound.role_name

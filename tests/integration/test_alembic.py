@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus, SchemaError, apply_schema, validate_schema
+from bento_outbox.table import LANE_TABLES
 from outbox_projector import OutboxProjector
 from tests.integration.test_schema import BARE
 from tests.support.programs import Finished, run
@@ -155,7 +156,7 @@ async def test_up_and_down(either: Project, empty_engine: AsyncEngine) -> None:
     await validate_schema(empty_engine)
     assert await _tables(empty_engine) == {
         *("alembic_version", "orders"),
-        *("outbox", "outbox_lane", "outbox_stream", "outbox_flight"),
+        *("outbox", *(f"outbox{suffix}" for suffix in LANE_TABLES)),
     }
 
     await either.alembic("downgrade", "base")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy import MetaData, text
+from sqlalchemy import Column, MetaData, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus, MisuseError, Outbox, SchemaError, UnitOfWork, event_type
 from bento_outbox.database_url import parse_database_url
 from bento_outbox.schema import apply_schema, schema_sql, validate_schema
-from bento_outbox.table import make_outbox_table, outbox_table
+from bento_outbox.table import LANE_TABLES, make_outbox_table, outbox_table
 from bento_outbox.tenant_roles import Binding, bind_role, bound_roles, unbind_role
 from outbox_projector import OutboxProjector
 from outbox_projector.store import Store
@@ -225,7 +228,12 @@ async def test_a_role_that_nobody_bound_sees_and_writes_nothing(owner: AsyncEngi
 
 @pytest.mark.parametrize(
     ("use", "allowed"),
-    [("writer", {"insert"}), ("projector", {"update"}), ("both", {"insert", "update"})],
+    [
+        ("writer", {"insert"}),
+        ("projector", {"update", "mark as requeued", "take a lane", "delete"}),
+        ("both", {"insert", "update", "mark as requeued", "take a lane", "delete"}),
+        ("operator", {"update", "mark as requeued", "delete"}),
+    ],
 )
 async def test_a_role_gets_what_its_use_needs(owner: AsyncEngine, roles: Roles, use: str, allowed: set[str]) -> None:
     role = await roles.create(unique("acme"))
@@ -234,7 +242,9 @@ async def test_a_role_gets_what_its_use_needs(owner: AsyncEngine, roles: Roles, 
     attempts = {
         "insert": _insert("acme"),
         "update": "UPDATE outbox SET status = 'SENT'",
+        "mark as requeued": "UPDATE outbox SET headers = '{}'",
         "change the event": "UPDATE outbox SET payload = '1'",
+        "take a lane": "INSERT INTO outbox_lane (tenant_id, lane) VALUES ('acme', 1)",
         "delete": "DELETE FROM outbox",
     }
     done = set()
@@ -277,6 +287,34 @@ async def test_the_whole_chain_under_bound_roles(
         ("acme", "order-2"),
     ]
     assert await _tenants(owner, "status = 'NEW'") == ["bolt"]
+
+
+@pytest.mark.parametrize("beside", LANE_TABLES)
+async def test_what_the_projector_keeps_is_held_to_the_tenant_as_well(
+    owner: AsyncEngine, roles: Roles, beside: str
+) -> None:
+    role = await roles.create(unique("acme"))
+    await bind_role(owner, role, tenant_id="acme", use="projector")
+    table = make_outbox_table(MetaData()).metadata.tables[f"outbox{beside}"]
+    values = {column.name: _value(column) for column in table.columns if column.identity is None}
+
+    async with roles.log_in(role).begin() as connection:
+        await connection.execute(table.insert().values(**{**values, "tenant_id": "acme"}))
+    with pytest.raises(DBAPIError, match=REFUSED):
+        async with roles.log_in(role).begin() as connection:
+            await connection.execute(table.insert().values(**{**values, "tenant_id": "bolt"}))
+    async with owner.begin() as connection:
+        await connection.execute(table.insert().values(**{**values, "tenant_id": "bolt"}))
+
+    async with roles.log_in(role).connect() as connection:
+        assert list((await connection.execute(select(table.c.tenant_id))).scalars()) == ["acme"]
+
+
+def _value(column: Column[Any]) -> object:
+    if isinstance(column.type, JSONB):
+        return {}
+    values: dict[type, object] = {str: "x", int: 1, datetime: datetime(2026, 1, 1, tzinfo=UTC), list: []}
+    return values[column.type.python_type]
 
 
 async def test_direct_publish_under_a_bound_role(

@@ -56,9 +56,17 @@ def upgrade_outbox(
 
 
 def enable_row_level_security(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
-    """Row-level security for a table that exists; from now on roles see nothing until they are bound."""
-    _execute(op, "tenant_role_table.sql", table, schema)
-    _execute(op, "row_level_security.sql", table, schema)
+    """Row-level security for tables that exist; from now on roles see nothing until they are bound."""
+    for statement in protection(table, schema):
+        op.execute(statement)
+
+
+def protection(table: str, schema: str | None) -> list[str]:
+    """The statements of row-level security, for the outbox and for what the projector keeps beside it."""
+    made = script("bento_outbox.migrations", "tenant_role_table.sql", table=table, schema=schema)
+    for beside in ("", *LANE_TABLES):
+        made += script("bento_outbox.migrations", "row_level_security.sql", table=table, schema=schema, beside=beside)
+    return made
 
 
 def downgrade_outbox(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
@@ -75,6 +83,7 @@ def create_outbox_table(op: Operations, *, table: str = "outbox", schema: str | 
 def create_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
     """Creates what the projector keeps beside the outbox: a part of `upgrade_outbox`."""
     _execute(op, "lane_tables.sql", table, schema)
+    _execute(op, "request_table.sql", table, schema)
 
 
 def drop_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from alembic import context, op
 
-from bento_outbox.migrations import create_outbox_table, downgrade_outbox, enable_row_level_security
+from bento_outbox.migrations import create_outbox_table, downgrade_outbox
 
 revision = "bento_outbox_0001"
 down_revision = None
@@ -16,18 +16,14 @@ depends_on = None
 
 def _options() -> dict[str, Any]:
     """Of an application's history, where nothing need be said, or of `bento_outbox.schema`."""
-    return dict(context.config.attributes.get("bento_outbox", {}))
+    options = dict(context.config.attributes.get("bento_outbox", {}))
+    options.pop("row_level_security", None)
+    return options
 
 
 def upgrade() -> None:
-    options = _options()
-    protected = options.pop("row_level_security", False)
-    create_outbox_table(op, **options)
-    if protected:
-        enable_row_level_security(op, **options)
+    create_outbox_table(op, **_options())
 
 
 def downgrade() -> None:
-    options = _options()
-    options.pop("row_level_security", None)
-    downgrade_outbox(op, **options)
+    downgrade_outbox(op, **_options())
