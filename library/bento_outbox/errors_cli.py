@@ -140,9 +140,7 @@ def _as_text(value: UUID | datetime) -> str:
 def _table(events: Sequence[FailedEvent]) -> str:
     lines: list[tuple[str, ...]] = [("ID", "CREATED", "FAILED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR")]
     for event in events:
-        times = [
-            moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (event.created_at, event.failed_at)
-        ]
+        times = [_second(moment) for moment in (event.created_at, event.failed_at)]
         texts = (
             _one_line(event.type),
             _one_line(event.aggregate_id),
@@ -154,6 +152,12 @@ def _table(events: Sequence[FailedEvent]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _second(moment: datetime) -> str:
+    # The driver gives `infinity`, which a table may hold, as a moment without a zone.
+    utc = moment.astimezone(UTC) if moment.tzinfo else moment
+    return utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _one_line(text: str) -> str:

@@ -27,7 +27,7 @@ UPDATE outbox
 SET status = 'NEW', retry_cnt = 0, available_at = clock_timestamp(),
     headers = CASE WHEN jsonb_typeof(headers) = 'object'
                    THEN headers || jsonb_build_object(
-                            CAST(:header AS text), (to_jsonb(clock_timestamp() AT TIME ZONE 'UTC') #>> '{}') || 'Z')
+                            CAST(:header AS text), (to_jsonb(clock_timestamp() AT TIME ZONE 'UTC') #>> '{}') || '+00:00')
                    ELSE headers END
 WHERE tenant_id = :tenant_id AND status = 'ERR' AND id = ANY (CAST(:ids AS uuid[]))
 

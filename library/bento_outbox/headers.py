@@ -48,7 +48,7 @@ def capture(own: Mapping[str, str] | None = None) -> dict[str, str]:
     if own:
         for name, value in own.items():
             if name in RESERVED:
-                raise MisuseError(f"header {name!r} is the name of a property of every message: choose another")
+                raise MisuseError(f"header {name!r} is the name of a property that we set: choose another")
             if not isinstance(value, str):
                 raise MisuseError(f"header {name!r} is {value!r}: headers are text")
         headers.update(own)

@@ -62,7 +62,7 @@ async def test_list_as_json_has_the_whole_error(errors: Errors, rows: Rows) -> N
 
 
 async def test_list_as_a_table_is_a_line_an_event_whatever_is_in_it(errors: Errors, rows: Rows) -> None:
-    event = await _failed(rows, last_error="first\n\x1b[31msecond" + "x" * 300)
+    event = await _failed(rows, last_error="first\n\x1b[31msecond" + "x" * 300, sql={"created_at": "'infinity'"})
     head, line = (await errors("list")).stdout.splitlines()
     assert head.split() == ["ID", "CREATED", "FAILED", "TYPE", "AGGREGATE", "ATTEMPTS", "ERROR"]
     assert line.startswith(event)

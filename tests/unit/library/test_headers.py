@@ -79,8 +79,8 @@ def test_the_headers_are_a_copy() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
-def test_names_of_columns_are_taken(name: str) -> None:
-    with pytest.raises(MisuseError, match=f"header '{name}' is the name of a property of every message"):
+def test_names_of_our_properties_are_taken(name: str) -> None:
+    with pytest.raises(MisuseError, match=f"header '{name}' is the name of a property that we set"):
         capture({name: "mine"})
 
 

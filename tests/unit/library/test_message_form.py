@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from bento_outbox.headers import RESERVED
+from bento_outbox.headers import COLUMNS
 from bento_outbox.message_form import message_of
 from tests.support.envelopes import envelope
 
@@ -61,7 +61,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_no_header_bears_the_name_of_a_column_even_if_the_column_is_empty() -> None:
-    forged = envelope(headers=dict.fromkeys(RESERVED, "forged") | {"locale": "de"})
+    forged = envelope(headers=dict.fromkeys(COLUMNS, "forged") | {"locale": "de"})
     properties = message_of(forged).properties
 
     assert "forged" not in properties.values()
