@@ -23,7 +23,9 @@ INSIDE = "BENTO_OUTBOX_BENCH_INSIDE"
 """Set for the process that measures."""
 
 NAMES = sorted(
-    module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in ("__main__", "figures")
+    module.name
+    for module in pkgutil.iter_modules(bench.__path__)
+    if not module.ispkg and module.name not in ("__main__", "figures")
 )
 
 
