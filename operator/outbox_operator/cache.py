@@ -57,7 +57,7 @@ class Cache:
         known = self._entries.get(address)
         if known is None or known.version > version:
             return False
-        del self._entries[address]
+        self._drop(address)
         return True
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
@@ -79,9 +79,12 @@ class Cache:
             for address in before.keys() - listing.seen:
                 entry = self._entries.get(address)
                 if entry is not None and entry.version == before[address]:
-                    del self._entries[address]
+                    self._drop(address)
         finally:
             self._gone = None
+
+    def _drop(self, address: _Address) -> None:
+        del self._entries[address]
 
 
 class Listing:
@@ -91,12 +94,12 @@ class Listing:
         self._cache, self._kind, self._gone = cache, kind, gone
         self.seen: set[_Address] = set()
 
-    def add(self, obj: Manifest) -> None:
+    def add(self, obj: Manifest) -> bool:
+        """Takes in one object; False when it is no news."""
         address = _address(self._kind, obj)
         self.seen.add(address)
         # The list may be older than the news that this object is gone.
-        if self._gone.get(address, -1) < _version(obj):
-            self._cache.put(self._kind, obj)
+        return self._gone.get(address, -1) < _version(obj) and self._cache.put(self._kind, obj)
 
 
 def _address(kind: Kind, obj: Manifest) -> _Address:

@@ -30,7 +30,7 @@ class Cluster(Protocol):
 
     def list(self, kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]: ...
 
-    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool) -> Manifest: ...
+    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool, manager: str = FIELD_MANAGER) -> Manifest: ...
 
     async def apply_status(self, manifest: Manifest) -> Manifest: ...
 
@@ -107,18 +107,22 @@ class KubernetesCluster:
                 return
             query["continue"] = token
 
-    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
-        """Server-side apply. Without `force` it is a Conflict when another manager owns a field of the manifest."""
-        return await self._apply(kind, manifest, subresource="", force=force)
+    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool, manager: str = FIELD_MANAGER) -> Manifest:
+        """Server-side apply.
+
+        A Conflict when another manager owns a field of the manifest and `force` is not set, or when the manifest names
+        a resource version and the object has another.
+        """
+        return await self._apply(kind, manifest, subresource="", force=force, manager=manager)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Server-side apply of the status of an OutboxTenant: our fields of it, all of them."""
-        return await self._apply(OUTBOX_TENANT, manifest, subresource="/status", force=True)
+        return await self._apply(OUTBOX_TENANT, manifest, subresource="/status", force=True, manager=FIELD_MANAGER)
 
-    async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str, force: bool) -> Manifest:
+    async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str, force: bool, manager: str) -> Manifest:
         metadata = manifest["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"]) + subresource
-        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
         return await self._request("PATCH", path, query, body=manifest)
 
     async def _request(

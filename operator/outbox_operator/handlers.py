@@ -15,17 +15,18 @@ import kopf
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Credentials
 from outbox_operator.keys import LABEL, OUTBOX_TENANT, WATCHED, Key, Kind, key_of
+from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
 
 Login = Callable[[], Awaitable[Credentials]]
 """What kopf calls at the start, and again when the API server refuses the credentials."""
 
 
-def registry(*, cache: Cache, queue: WorkQueue[Key], login: Login) -> kopf.OperatorRegistry:
+def registry(*, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor, login: Login) -> kopf.OperatorRegistry:
     """All handlers, for one operator."""
     handlers = kopf.OperatorRegistry()
     for kind in WATCHED:
-        _watch(kind, handlers, cache=cache, queue=queue)
+        _watch(kind, handlers, cache=cache, queue=queue, watches=watches)
 
     @kopf.on.login(registry=handlers)
     async def on_login(**_: Any) -> kopf.ConnectionInfo:
@@ -43,12 +44,16 @@ def registry(*, cache: Cache, queue: WorkQueue[Key], login: Login) -> kopf.Opera
     return handlers
 
 
-def _watch(kind: Kind, handlers: kopf.OperatorRegistry, *, cache: Cache, queue: WorkQueue[Key]) -> None:
+def _watch(
+    kind: Kind, handlers: kopf.OperatorRegistry, *, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor
+) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, registry=handlers)
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
+        watches.seen(kind, obj)
+        key = key_of(kind, obj)
         news = cache.forget(kind, obj) if event["type"] == "DELETED" else cache.put(kind, obj)
-        if news and (key := key_of(kind, obj)):
+        if news and key:
             queue.add(key)
 
 

@@ -52,6 +52,7 @@ OUTBOX_TENANT: Final = Kind("outbox.bento.dev", "v1alpha1", "OutboxTenant", "out
 SERVICE_ACCOUNT: Final = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 ROLE: Final = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
 ROLE_BINDING: Final = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
 
 CHILDREN: Final = (SERVICE_ACCOUNT, ROLE, ROLE_BINDING, DEPLOYMENT)

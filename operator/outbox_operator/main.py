@@ -1,22 +1,25 @@
 """The composition root: makes every part once, connects them, and ends them in order.
 
-    watches     kopf: events into the cache, keys into the queue
-    workers     keys out of the queue, reconciled; they wait for the first resync, so that a restart finds the children
-                that exist and writes nothing
+    election    holds the Lease, or stands by until it can
+    watches     kopf: events into the cache, keys into the queue; in a standby, too
     resync      lists everything, now and then again
+    workers     keys out of the queue, reconciled; they wait for the first resync, so that a restart finds the children
+                that exist and writes nothing, and for the Lease
 
-End: kopf takes SIGTERM and SIGINT and returns; then the looks that have begun are finished, nothing new is begun, and
-the connections are closed. Any other part that ends has failed, and its failure ends the process: Kubernetes restarts
-it, and a restart costs nothing but a list.
+End: at SIGTERM the looks that have begun are finished and nothing new is begun; then the Lease is given back, and a
+standby leads within a second or two; then the watches and the connections are closed. Any part that ends by itself has
+failed, and its failure ends the process at once: another replica goes on, and a restart costs nothing but a list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import kopf
 import structlog
@@ -24,10 +27,12 @@ import structlog
 from outbox_operator import handlers, health
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster, KubernetesCluster, credentials, load_configuration
+from outbox_operator.election import Election, LeadershipLost
 from outbox_operator.keys import Key
 from outbox_operator.reconciler import Reconciler
 from outbox_operator.resync import Resync
 from outbox_operator.settings import Settings
+from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
 
 logger = structlog.get_logger(__name__)
@@ -39,68 +44,114 @@ SHUTDOWN_SECONDS: Final = 15
 async def run(settings: Settings) -> None:
     """Runs the operator until a signal ends it; raises when one of its parts fails."""
     configuration = await load_configuration()
-    async with KubernetesCluster(configuration, connections=settings.workers) as cluster:
-        await _Operator(cluster, settings).run(partial(credentials, configuration))
+    # One connection more than workers: a renewal of the Lease never waits for one.
+    async with KubernetesCluster(configuration, connections=settings.workers + 1) as cluster:
+        await Operator(cluster, settings).run(partial(credentials, configuration))
 
 
-class _Operator:
+class Operator:
     """The parts of one operator."""
 
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
-        self._cache = Cache()
+        self._stop = asyncio.Event()
+        self._cache, self._watches = Cache(), WatchMonitor(loop)
+        self._election = Election(
+            cluster,
+            namespace=settings.lease_namespace,
+            name=settings.lease_name,
+            me=settings.identity,
+            clock=loop,
+            now=_utc_now,
+        )
         self._reconciler = Reconciler(
             cluster=cluster,
             cache=self._cache,
+            watches=self._watches,
             projector_image=settings.projector_image,
-            now=lambda: datetime.now(UTC),
+            now=_utc_now,
         )
         self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
         self._resync = Resync(
             cluster=cluster,
             cache=self._cache,
             queue=self._queue,
+            watches=self._watches,
             namespaces=settings.namespaces,
             interval_seconds=settings.resync_seconds,
             clock=loop,
         )
 
+    def stop(self) -> None:
+        """Ends `run`, as SIGTERM does."""
+        self._stop.set()
+
     async def run(self, login: handlers.Login) -> None:
         """Until a signal comes or a part fails."""
-        async with health.serving(port=self._settings.http_port, unhealthy=self._resync.overdue):
+        async with health.serving(port=self._settings.http_port, unhealthy=self._unhealthy):
             await self._run(login)
 
     async def _run(self, login: handlers.Login) -> None:
-        workers = asyncio.create_task(self._queue.run(), name="workers")
-        resync = asyncio.create_task(self._resync.run(), name="resync")
-        # At its end kopf cancels every task that was created after it began: ours have to exist by then.
-        await asyncio.sleep(0)
-        watches = asyncio.create_task(self._watch(login), name="watches")
-        tasks = [watches, workers, resync]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        workers = asyncio.create_task(self._work(), name="workers")
+        others = [
+            asyncio.create_task(part, name=name)
+            for name, part in (
+                ("election", self._election.run()),
+                ("resync", self._resync.run()),
+                ("watches", self._watch(login)),
+            )
+        ]
+        stop = asyncio.create_task(self._stop.wait(), name="signal")
+        done, _ = await asyncio.wait([stop, workers, *others], return_when=asyncio.FIRST_COMPLETED)
         logger.info("stopping", because=[task.get_name() for task in done])
         self._queue.stop()
-        for task in (watches, resync):
-            task.cancel()
-        _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_SECONDS)
-        for task in late:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-                raise result
+        if done == {stop} and self._election.leading.is_set():
+            await asyncio.wait([workers], timeout=SHUTDOWN_SECONDS)
+        await _cancelled([workers, stop])
+        await self._election.release()
+        await _cancelled(others)
+        for task in (workers, *others):
+            if not task.cancelled() and (error := task.exception()):
+                raise error
         logger.info("stopped")
 
-    async def _look(self, key: Key) -> float | None:
+    async def _work(self) -> None:
         await self._resync.done_once.wait()
+        await self._election.leading.wait()
+        await self._queue.run()
+
+    async def _look(self, key: Key) -> float | None:
+        if not self._election.holds:
+            raise LeadershipLost("This process no longer holds the Lease.")
         return await self._reconciler.reconcile(key)
 
+    def _unhealthy(self) -> str | None:
+        return self._resync.overdue() or self._watches.dead()
+
     async def _watch(self, login: handlers.Login) -> None:
-        await kopf.operator(
-            registry=handlers.registry(cache=self._cache, queue=self._queue, login=login),
+        before = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=handlers.registry(cache=self._cache, queue=self._queue, watches=self._watches, login=login),
             settings=handlers.settings(),
             # For peering, which is off. Left to itself kopf asks for the name of the user, and in a pod there is none.
-            identity="outbox-operator",  # type: ignore[arg-type]
+            identity=self._settings.identity,  # type: ignore[arg-type]
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
         )
+        # After kopf's own, which would end the watches first and take five seconds for it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        # At its end kopf cancels every task that it does not know to be somebody else's.
+        await kopf.run_tasks(tasks, ignored=before)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Ends the tasks, whatever comes of it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -23,6 +23,7 @@ from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster
 from outbox_operator.drift import difference
 from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
+from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
 
@@ -30,9 +31,18 @@ logger = structlog.get_logger(__name__)
 class Reconciler:
     """Its method `reconcile` is what the queue calls for each key, never twice at the same time for the same key."""
 
-    def __init__(self, *, cluster: Cluster, cache: Cache, projector_image: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        cache: Cache,
+        watches: WatchMonitor,
+        projector_image: str,
+        now: Callable[[], datetime],
+    ) -> None:
         self._cluster = cluster
         self._cache = cache
+        self._watches = watches
         self._projector_image = projector_image
         self._now = now
         self._accepted: dict[tuple[Key, Kind], str] = {}
@@ -68,7 +78,7 @@ class Reconciler:
             return
         logger.info("applying", key=str(key), kind=kind.kind, because=why)
         applied = await self._apply(key, kind, manifest, ours=live is not None)
-        self._cache.put(kind, applied)
+        self._remember(kind, applied)
         self._accepted.pop((key, kind), None)
         if still := difference(manifest, applied):
             logger.warning("accepting a difference that stays", key=str(key), kind=kind.kind, difference=still)
@@ -89,6 +99,10 @@ class Reconciler:
                 ) from conflict
             return await self._cluster.apply(kind, manifest, force=True)
 
+    def _remember(self, kind: Kind, applied: Manifest) -> None:
+        if self._cache.put(kind, applied):
+            self._watches.expect(kind, applied)
+
     async def _apply_status(self, key: Key, tenant: Manifest, failure: errors.ClusterError | None) -> float | None:
         now = self._now()
         deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
@@ -100,7 +114,7 @@ class Reconciler:
                 applied = await self._cluster.apply_status(conditions.status_manifest(tenant, outcome.status))
             except errors.NotFound:
                 return None  # Deleted meanwhile; its event is on the way.
-            self._cache.put(OUTBOX_TENANT, applied)
+            self._remember(OUTBOX_TENANT, applied)
         return (outcome.look_again - now).total_seconds() if outcome.look_again else None
 
 

@@ -8,6 +8,7 @@ with what exists, and says nothing of what has vanished meanwhile.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,14 +16,16 @@ import structlog
 
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster
-from outbox_operator.errors import ClusterError, NotFound
+from outbox_operator.errors import ClusterError, NotFound, Unreachable
 from outbox_operator.keys import OUTBOX_TENANT, WATCHED, Key, Kind
-from outbox_operator.workqueue import Clock, WorkQueue
+from outbox_operator.watching import WatchMonitor
+from outbox_operator.workqueue import Backoff, Clock, WorkQueue
 
 logger = structlog.get_logger(__name__)
 
 OVERDUE_INTERVALS: Final = 3
 """Intervals without a complete list after which the process counts as unhealthy."""
+_FIRST: Final = Backoff(first_seconds=0.5, longest_seconds=8.0)
 
 
 class Resync:
@@ -34,6 +37,7 @@ class Resync:
         cluster: Cluster,
         cache: Cache,
         queue: WorkQueue[Key],
+        watches: WatchMonitor,
         namespaces: Sequence[str],
         interval_seconds: float,
         clock: Clock,
@@ -41,6 +45,7 @@ class Resync:
         self._cluster = cluster
         self._cache = cache
         self._queue = queue
+        self._watches = watches
         self._namespaces = namespaces
         self._interval_seconds = interval_seconds
         self._clock = clock
@@ -49,14 +54,26 @@ class Resync:
         """Set when the cache is complete for the first time."""
 
     async def run(self) -> None:
-        """For ever. Raises when the first pass fails; later the watches go on without, so the next one will do."""
-        await self.once()
+        """For ever. Raises when the first pass fails for a reason that a person has to see to."""
+        await self._first()
         while True:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.once()
             except ClusterError as error:
                 logger.warning("resync failed", error=str(error), retry_in_seconds=self._interval_seconds)
+
+    async def _first(self) -> None:
+        """Until the API server, which may just be starting, has answered it. (The startup probe sets the end.)"""
+        failures = 0
+        while not self.done_once.is_set():
+            try:
+                await self.once()
+            except Unreachable as error:
+                failures += 1
+                seconds = _FIRST.seconds(failures, random=random.random)
+                logger.warning("first list failed", error=str(error), retry_in_seconds=round(seconds, 1))
+                await asyncio.sleep(seconds)
 
     async def once(self) -> None:
         """One pass."""
@@ -83,7 +100,8 @@ class Resync:
             for namespace in self._namespaces or (None,):
                 try:
                     async for obj in self._cluster.list(kind, namespace):
-                        listing.add(obj)
+                        if listing.add(obj):
+                            self._watches.expect(kind, obj)
                 except NotFound as error:
                     if kind != OUTBOX_TENANT:
                         raise

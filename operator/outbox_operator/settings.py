@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.metadata import version
 from typing import Annotated, Literal
+from uuid import uuid4
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from outbox_operator.keys import FIELD_MANAGER
 
 DISTRIBUTION = "bento-outbox"
 
@@ -25,6 +29,15 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to serve, separated by commas. Empty: the whole cluster, which needs a ClusterRole."""
+
+    lease_namespace: str = Field(default="default", min_length=1)
+    """Where the Lease is that decides which replica acts: the operator's own namespace."""
+
+    lease_name: str = Field(default=FIELD_MANAGER, min_length=1)
+    """Name of the Lease. Operators for different namespaces have different ones."""
+
+    identity: str = Field(default_factory=lambda: f"{socket.gethostname()}_{uuid4().hex[:8]}", min_length=1)
+    """Who holds the Lease; another one in every process."""
 
     workers: int = Field(default=16, ge=1, le=256)
     """Tenants that are looked at at the same time, and so also the connections to the API server. A look that has

@@ -106,11 +106,15 @@ class InMemoryCluster:
                 # The API server names the kind once for the whole list.
                 yield {name: value for name, value in self.read(*address).items() if name not in _NOT_APPLIED}
 
-    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
+    async def apply(self, kind: Kind, manifest: Manifest, *, force: bool, manager: str = FIELD_MANAGER) -> Manifest:
         self.requests.append(("apply", f"{kind.kind} {manifest['metadata']['name']}"))
         self._refuse(kind)
         wanted = {p: v for p, v in flatten(manifest).items() if p[0] not in (*_NOT_APPLIED, "status")}
-        return self._apply(kind, manifest, wanted, (FIELD_MANAGER, ""), force=force)
+        expected = wanted.pop(("metadata", "resourceVersion"), None)
+        stored = self._stored.get(_Address(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"]))
+        if expected is not None and (stored is None or stored.fields["metadata", "resourceVersion"] != expected):
+            raise Conflict(f"{kind.kind} {manifest['metadata']['name']}: the object has been modified")
+        return self._apply(kind, manifest, wanted, (manager, ""), force=force)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self.requests.append(("apply_status", f"{OUTBOX_TENANT.kind} {manifest['metadata']['name']}"))

@@ -20,6 +20,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* The namespaces that are served, separated by commas; empty for all of them. */}}
+{{- define "outbox-operator.namespaces" -}}
+{{- if .Values.watchOwnNamespace -}}
+{{- if .Values.watchNamespaces -}}
+{{ fail "watchNamespaces and watchOwnNamespace exclude each other: set one of them" }}
+{{- end -}}
+{{ .Release.Namespace }}
+{{- else -}}
+{{ join "," .Values.watchNamespaces }}
+{{- end -}}
+{{- end -}}
+
 {{/* An image of ours: {{ include "outbox-operator.image" (list . "projector") }} */}}
 {{- define "outbox-operator.image" -}}
 {{- $root := index . 0 -}}

@@ -11,6 +11,7 @@ from outbox_operator.cache import Cache
 from outbox_operator.cluster import Credentials
 from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, WATCHED, Key
 from outbox_operator.testing import ManualClock
+from outbox_operator.watching import GRACE_SECONDS, WatchMonitor
 from outbox_operator.workqueue import WorkQueue
 
 Manifest = dict[str, Any]
@@ -37,7 +38,9 @@ async def login() -> Credentials:
 class Seam:
     def __init__(self) -> None:
         self.cache, self.queue = Cache(), Recorder()
-        self.registry = handlers.registry(cache=self.cache, queue=self.queue, login=login)
+        self.clock = ManualClock()
+        self.watches = WatchMonitor(self.clock)
+        self.registry = handlers.registry(cache=self.cache, queue=self.queue, watches=self.watches, login=login)
 
     def handlers(self, what: str) -> list[Any]:
         return list(getattr(self.registry, f"_{what}").get_all_handlers())
@@ -106,3 +109,10 @@ async def test_kopf_logs_in_as_the_client_does(seam: Seam) -> None:
     (handler,) = [h for h in seam.handlers("activities") if h.activity.value == "authentication"]
     connection = await handler.fn()
     assert (connection.server, connection.ca_path, connection.token) == ("https://api", "/ca", "token")
+
+
+async def test_a_watch_that_tells_of_our_own_write_is_alive(seam: Seam) -> None:
+    seam.watches.expect(OUTBOX_TENANT, tenant(5))
+    await seam.event("outboxtenants", "MODIFIED", tenant(5))
+    seam.clock.advance(GRACE_SECONDS)
+    assert seam.watches.dead() is None

@@ -12,7 +12,8 @@ from outbox_operator.cache import Cache
 from outbox_operator.errors import Conflict, Forbidden, NotFound, Rejected, Unreachable
 from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, ROLE, SERVICE_ACCOUNT, WATCHED, Key, Kind
 from outbox_operator.reconciler import Reconciler
-from outbox_operator.testing import InMemoryCluster
+from outbox_operator.testing import InMemoryCluster, ManualClock
+from outbox_operator.watching import WatchMonitor
 
 Manifest = dict[str, Any]
 Build = Callable[..., Manifest]
@@ -33,7 +34,13 @@ class World:
         self.reconciler = self.new_reconciler()
 
     def new_reconciler(self) -> Reconciler:
-        return Reconciler(cluster=self.cluster, cache=self.cache, projector_image="image:1", now=lambda: self.now)
+        return Reconciler(
+            cluster=self.cluster,
+            cache=self.cache,
+            watches=WatchMonitor(ManualClock()),
+            projector_image="image:1",
+            now=lambda: self.now,
+        )
 
     async def restart(self) -> None:
         """A new process: it knows nothing but what it lists."""

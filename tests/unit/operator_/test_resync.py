@@ -11,6 +11,7 @@ from outbox_operator.errors import NotFound
 from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, Key, Kind
 from outbox_operator.resync import Resync
 from outbox_operator.testing import InMemoryCluster, ManualClock
+from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
 
 Manifest = dict[str, Any]
@@ -25,6 +26,7 @@ class Fixture:
             cluster=self.cluster,
             cache=self.cache,
             queue=self.queue,
+            watches=WatchMonitor(self.clock),
             namespaces=namespaces,
             interval_seconds=600,
             clock=self.clock,

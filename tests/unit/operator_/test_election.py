@@ -1,0 +1,191 @@
+"""Who leads, on a clock that is moved by hand and a cluster in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from outbox_operator.election import (
+    DURATION_SECONDS,
+    RENEW_DEADLINE_SECONDS,
+    REQUEST_SECONDS,
+    Election,
+    LeadershipLost,
+    Record,
+    Step,
+    decide,
+)
+from outbox_operator.errors import Unreachable
+from outbox_operator.keys import LEASE
+from outbox_operator.testing import InMemoryCluster, ManualClock
+
+
+def held_by(holder: str, duration: float = DURATION_SECONDS) -> Record:
+    return Record(holder=holder, duration_seconds=duration, transitions=1, acquired=None, version="1")
+
+
+@pytest.mark.parametrize(
+    ("record", "unchanged", "step"),
+    [
+        (None, 0, Step.CREATE),
+        (held_by("me"), 0, Step.RENEW),
+        (held_by("me"), 1000, Step.RENEW),
+        (held_by("other"), 0, Step.WAIT),
+        (held_by("other"), DURATION_SECONDS - 0.1, Step.WAIT),
+        (held_by("other"), DURATION_SECONDS, Step.TAKE),
+        (held_by("other", duration=60), DURATION_SECONDS, Step.WAIT),
+        (held_by(""), 0, Step.TAKE),
+    ],
+)
+def test_decisions(record: Record | None, unchanged: float, step: Step) -> None:
+    assert decide(record, me="me", unchanged_seconds=unchanged) is step
+
+
+def test_a_leader_is_gone_before_another_may_come() -> None:
+    assert RENEW_DEADLINE_SECONDS + REQUEST_SECONDS < DURATION_SECONDS
+
+
+class World:
+    def __init__(self) -> None:
+        self.cluster, self.clock = InMemoryCluster(), ManualClock()
+        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def replica(self, name: str) -> Election:
+        return Election(
+            self.cluster, namespace="outbox", name="outbox-operator", me=name, clock=self.clock, now=lambda: self.now
+        )
+
+    def lease(self) -> dict[str, Any]:
+        spec: dict[str, Any] = self.cluster.read(LEASE, "outbox", "outbox-operator")["spec"]
+        return spec
+
+    async def run(self, *replicas: Election, seconds: float) -> None:
+        """Lets each look at the Lease once a second."""
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.now += timedelta(seconds=1)
+            for replica in replicas:
+                await replica.step()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_the_first_leads_and_the_second_stands_by(world: World) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    await world.run(a, b, seconds=100)
+    assert (a.holds, b.holds) == (True, False)
+    assert world.lease() == {
+        "holderIdentity": "a",
+        "leaseDurationSeconds": DURATION_SECONDS,
+        "acquireTime": "2026-03-01T12:00:01.000000Z",
+        "renewTime": "2026-03-01T12:01:40.000000Z",
+        "leaseTransitions": 1,
+    }
+
+
+async def test_a_given_back_lease_is_taken_at_the_next_look(world: World) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    await world.run(a, b, seconds=5)
+    await a.release()
+    assert not a.holds
+    await b.step()
+    assert b.holds
+    assert (world.lease()["holderIdentity"], world.lease()["leaseTransitions"]) == ("b", 2)
+
+
+async def test_a_dead_leader_is_followed_when_its_lease_has_run_out(world: World) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    await world.run(a, b, seconds=5)
+    await world.run(b, seconds=DURATION_SECONDS - 1)
+    assert not b.holds
+    await world.run(b, seconds=1)
+    assert b.holds
+
+
+async def test_a_replica_that_starts_waits_a_whole_duration_whatever_the_lease_says(world: World) -> None:
+    await world.run(world.replica("a"), seconds=1)
+    world.now = datetime(2030, 1, 1, tzinfo=UTC)  # Its clock is years ahead.
+    b = world.replica("b")
+    await world.run(b, seconds=DURATION_SECONDS)
+    assert not b.holds
+
+
+async def test_of_two_that_see_nobody_one_leads(world: World) -> None:
+    replicas = [world.replica(name) for name in "abc"]
+    await asyncio.gather(*(replica.step() for replica in replicas))
+    assert [replica.holds for replica in replicas].count(True) == 1
+
+
+async def test_of_two_that_see_the_same_lease_run_out_one_leads(world: World) -> None:
+    a, b, c = (world.replica(name) for name in "abc")
+    await world.run(a, b, c, seconds=1)
+    world.clock.advance(DURATION_SECONDS)
+    get = world.cluster.get
+    both_have_read = asyncio.Barrier(2)
+
+    async def slow(*args: Any) -> Any:
+        found = await get(*args)
+        await both_have_read.wait()
+        return found
+
+    world.cluster.get = slow  # type: ignore[method-assign]
+    await asyncio.gather(b.step(), c.step())
+    assert [b.holds, c.holds].count(True) == 1
+
+
+async def test_a_leader_that_is_cut_off_ends_in_time(world: World) -> None:
+    a = world.replica("a")
+    await world.run(a, seconds=1)
+    world.cluster.refusals[LEASE] = Unreachable("no route to host")
+    await world.run(a, seconds=RENEW_DEADLINE_SECONDS - 1)
+    assert a.holds
+    world.clock.advance(1)
+    assert not a.holds
+    with pytest.raises(LeadershipLost, match="not renewed for 8 seconds"):
+        await a.step()
+
+
+async def test_an_outage_that_ends_in_time_costs_nothing(world: World) -> None:
+    a = world.replica("a")
+    await world.run(a, seconds=1)
+    world.cluster.refusals[LEASE] = Unreachable("no route to host")
+    await world.run(a, seconds=RENEW_DEADLINE_SECONDS - 2)
+    del world.cluster.refusals[LEASE]
+    await world.run(a, seconds=60)
+    assert a.holds
+
+
+async def test_a_leader_that_was_suspended_finds_out_before_it_writes(world: World) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    await world.run(a, b, seconds=1)
+    await world.run(b, seconds=DURATION_SECONDS + 1)
+    assert (a.holds, b.holds) == (False, True)
+    with pytest.raises(LeadershipLost):
+        await a.step()
+    await a.release()
+    assert world.lease()["holderIdentity"] == "b"
+
+
+@pytest.mark.parametrize("edit", ["somebody else", ""])
+async def test_a_lease_that_was_taken_away_is_lost(world: World, edit: str) -> None:
+    a = world.replica("a")
+    await world.run(a, seconds=1)
+    world.cluster.create(
+        LEASE, {"metadata": {"namespace": "outbox", "name": "outbox-operator"}, "spec": {"holderIdentity": edit}}
+    )
+    with pytest.raises(LeadershipLost):
+        await a.step()
+
+
+async def test_a_lease_that_was_deleted_is_lost(world: World) -> None:
+    a = world.replica("a")
+    await world.run(a, seconds=1)
+    world.cluster.delete(LEASE, "outbox", "outbox-operator")
+    with pytest.raises(LeadershipLost, match="held by nobody"):
+        await a.step()
