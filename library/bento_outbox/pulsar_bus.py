@@ -15,7 +15,7 @@ import string
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -29,6 +29,10 @@ from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, una
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
 PLACEHOLDERS = frozenset({"tenant", "type"})
+
+Compression = Literal["None", "LZ4", "ZSTD"]
+Batching = Literal["Default", "KeyBased"]
+"""KeyBased: no batch holds two keys, which Key_Shared consumers need."""
 
 
 def check_topic_template(template: str) -> str:
@@ -60,6 +64,14 @@ def check_service_url(url: str) -> str:
     return url
 
 
+def producer_options(compression: Compression, batching: Batching) -> dict[str, Any]:
+    """As `Client.create_producer` wants them."""
+    return {
+        "compression_type": pulsar.CompressionType.__members__[compression.upper()],
+        "batching_type": pulsar.BatchingType.__members__[batching],
+    }
+
+
 class PulsarMessageBus:
     """Publishes envelopes to Pulsar, each as one message of the form that `message_form` tells."""
 
@@ -69,6 +81,8 @@ class PulsarMessageBus:
         *,
         topic: str = DEFAULT_TOPIC,
         timeout_seconds: int = 10,
+        compression: Compression = "None",
+        batching: Batching = "Default",
         lookup_only: bool = False,
     ) -> None:
         """No connection is made yet.
@@ -80,6 +94,7 @@ class PulsarMessageBus:
         self._service_url = check_service_url(service_url)
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
+        self._options = producer_options(compression, batching)
         self._lookup_only = lookup_only
         self._client: Any = None  # the client has no types
         self._producers: dict[str, pulsar.Producer] = {}
@@ -154,6 +169,7 @@ class PulsarMessageBus:
                     batching_max_publish_delay_ms=5,
                     block_if_queue_full=True,
                     send_timeout_millis=self._timeout * 1000,
+                    **self._options,
                 )
                 known = self._producers[topic] = await self._call(create, topic, topic=topic)
         return known

@@ -22,6 +22,8 @@ FROM_SPEC: Final[Mapping[str, str]] = {
     "DATABASE_TABLE": "database.table",
     "PULSAR_SERVICE_URL": "pulsar.serviceUrl",
     "PULSAR_TOPIC": "pulsar.topic",
+    "PULSAR_COMPRESSION": "pulsar.compression",
+    "PULSAR_BATCHING": "pulsar.batching",
     "GUARANTEE": "delivery.guarantee",
     "BATCH_SIZE": "delivery.batchSize",
     "MAX_RETRIES": "delivery.maxRetries",

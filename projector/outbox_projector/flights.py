@@ -32,6 +32,7 @@ class Lease:
 class Flight:
     """Rows of one batch, in order; the n-th (from 0) has the sequence id `first_sequence + n`.
 
+    by_key: each key is a batch of its own; the broker stores them one by one, in the order of their first rows.
     recovered: written down by an earlier owner, so it may have been sent before.
     """
 
@@ -39,6 +40,7 @@ class Flight:
     first_sequence: int
     events: Sequence[Envelope]
     retry_counts: Mapping[UUID, int]
+    by_key: bool = False
     recovered: bool = False
 
     @property
@@ -112,7 +114,7 @@ class Producer(Protocol):
         ...
 
     async def publish(self, flight: Flight) -> bool:
-        """Sends the flight as one batch. Whether the broker stored it now: False says that it had it already.
+        """Sends the flight as one batch, or one a key. Whether all of it was stored now: False: something was before.
 
         Raises BusUnavailable; EventsRefused: all others of the flight are stored; FlightRefused: none is; LeaseLost: a
         later owner has opened the topic.

@@ -40,6 +40,7 @@ class LaneProjector:
         table: Table,
         owner: str,
         topic_of: Callable[[Envelope], str],
+        by_key: bool = False,
         retries: Retries,
         polling: Polling,
         observer: LaneObserver,
@@ -53,6 +54,7 @@ class LaneProjector:
             owner=owner,
             retries=retries,
             topic_of=topic_of,
+            by_key=by_key,
         )
         self._publisher = publisher
         self._batch_size = batch_size
@@ -60,19 +62,12 @@ class LaneProjector:
         self._observer = observer
         self._lane: Lane | None = None
         self._stopping = asyncio.Event()
-        self._wanted = asyncio.Event()  # set by whoever ends a rest
 
     def stop(self) -> None:
         """Ends `run_forever` after the flight in the air. Idempotent; fit for a signal handler of the event loop."""
         self._stopping.set()
-        self._wanted.set()
         if self._lane is not None:
             self._lane.stop()
-
-    def wake(self) -> None:
-        """Ends the present rest of the lane: something may have come. Fit to be called at any rate."""
-        if self._lane is not None:
-            self._wanted.set()
 
     async def run_forever(self) -> None:
         """Runs until `stop`. Outages are waited out; any other error is a defect and is raised."""
@@ -117,7 +112,6 @@ class LaneProjector:
         await self._store.release(lease)
 
     async def _rest(self, seconds: float) -> None:
-        if seconds > 0 and not self._stopping.is_set():
+        if seconds > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), timeout=seconds)
-        self._wanted.clear()
+                await asyncio.wait_for(self._stopping.wait(), timeout=seconds)

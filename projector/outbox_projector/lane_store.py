@@ -42,9 +42,10 @@ class PostgresLaneStore:
         owner: str,
         retries: Retries,
         topic_of: Callable[[Envelope], str],
+        by_key: bool = False,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """owner: a name for people. topic_of: where an event goes."""
+        """owner: a name for people. topic_of: where an event goes. by_key: how flights are cut."""
         self._session_factory = session_factory
         self._number = lane
         self._lane = {"tenant_id": tenant_id, "lane": lane}
@@ -52,6 +53,7 @@ class PostgresLaneStore:
         self._owner = owner
         self._retries = retries
         self._topic_of = topic_of
+        self._by_key = by_key
         self._rows = Store(table, tenant_id)
         names = ("acquire", "hold", "release", "open_flights", "candidates", "take_off", "land")
         self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
@@ -116,7 +118,12 @@ class PostgresLaneStore:
         if topic not in turn.floors:
             return Turned(topic=topic, failed=failed)
         chosen = _cut([event for event in events if self._topic_of(event) == topic])
-        values = {"topic": topic, "floor": turn.floors[topic], "ids": [event.id for event in chosen]}
+        values = {
+            "topic": topic,
+            "floor": turn.floors[topic],
+            "ids": [event.id for event in chosen],
+            "by_key": self._by_key,
+        }
         first = (await session.execute(self._sql["take_off"], {**self._lane, **values})).scalar_one()
         return Turned(
             flight=Flight(
@@ -124,6 +131,7 @@ class PostgresLaneStore:
                 first_sequence=first,
                 events=chosen,
                 retry_counts={event.id: counts[event.id] for event in chosen},
+                by_key=self._by_key,
             ),
             failed=failed,
         )
@@ -183,5 +191,6 @@ def _flight(members: Sequence[Row[Any]]) -> Flight:
         first_sequence=members[0].first_sequence,
         events=events,
         retry_counts={event_id: count for event_id, count in counts.items() if event_id not in unreadable},
+        by_key=members[0].by_key,
         recovered=True,
     )

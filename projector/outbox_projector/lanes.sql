@@ -24,11 +24,11 @@ WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
 
 -- name: open_flights
 -- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
-SELECT flight.number, flight.topic AS flight_topic, flight.first_sequence, outbox.id, outbox.tenant_id, outbox.aggregate_id,
-       outbox.type, outbox.schema_id, outbox.schema_ver, outbox.payload::text AS payload,
+SELECT flight.number, flight.topic AS flight_topic, flight.first_sequence, flight.by_key, outbox.id, outbox.tenant_id,
+       outbox.aggregate_id, outbox.type, outbox.schema_id, outbox.schema_ver, outbox.payload::text AS payload,
        outbox.headers::text AS headers, outbox.ordering_key, outbox.topic,
        coalesce(outbox.retry_cnt, 0) AS retry_cnt, outbox.created_at
-FROM (SELECT number, topic, first_sequence, ids
+FROM (SELECT number, topic, first_sequence, ids, by_key
       FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane) AS flight,
      unnest(flight.ids) WITH ORDINALITY AS member (id, place),
      LATERAL (SELECT * FROM outbox WHERE outbox.id = member.id) AS outbox
@@ -71,8 +71,8 @@ WITH stream AS (
     SET next_sequence = greatest(outbox_stream.next_sequence, CAST(:floor AS bigint)) + cardinality(CAST(:ids AS uuid[]))
     RETURNING next_sequence
 )
-INSERT INTO outbox_flight (tenant_id, lane, topic, first_sequence, ids)
-SELECT :tenant_id, :lane, :topic, next_sequence - cardinality(CAST(:ids AS uuid[])), CAST(:ids AS uuid[])
+INSERT INTO outbox_flight (tenant_id, lane, topic, first_sequence, ids, by_key)
+SELECT :tenant_id, :lane, :topic, next_sequence - cardinality(CAST(:ids AS uuid[])), CAST(:ids AS uuid[]), :by_key
 FROM stream
 RETURNING first_sequence
 

@@ -1,8 +1,9 @@
-"""Pulsar as one lane sees it: each flight is one batch, which the broker stores once, as one entry.
+"""Pulsar as one lane sees it: each flight is one batch, which the broker stores once, as one entry; or one a key.
 
 The broker deduplicates by producer name and topic: what has no higher sequence id than it has seen is dropped. The
-client writes only the first id of a batch, so a flight must never be cut otherwise than before: limits of the client
-that would cut it lie above every flight that is sent, and a flight above ours is refused before anything is sent.
+client writes only the first id of a batch, so a flight must never be cut otherwise than before: it says itself how it
+is cut, limits of the client that would cut it lie above every flight that is sent, and a flight above ours is refused
+before anything is sent.
 
 A lane has its topic (or its partition of it) to itself: opening a producer fences every other one there, whatever its
 name. So a lane without a partition of its own gets no producer. Partitions are addressed one by one, since the client's
@@ -16,24 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pulsar
 
-from bento_outbox import BusUnavailable, Refusal
+from bento_outbox import BusUnavailable, EventsRefused, Refusal
 from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
-from bento_outbox.pulsar_bus import check_service_url, close_aside
+from bento_outbox.pulsar_bus import Batching, Compression, check_service_url, close_aside, producer_options
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
-
-MOST_BYTES = 4 << 20
-"""Of a flight of several rows. Below the broker's default limit for an entry (5 MiB), so that what is refused here is
-cut without asking; where the broker's limit is lower, it refuses and the flight is cut then."""
-
-ROW_OVERHEAD = 128
-"""Bytes that a message takes in a batch beside its payload, key and properties; generous, as the 8 of each property."""
+from outbox_projector.pulsar_flight import MOST_BYTES, Answers, Entry, check_size, entries_of
 
 _NEVER_CUT = {
     "batching_enabled": True,
@@ -66,6 +62,8 @@ class PulsarLanePublisher:
         lane: int = 0,
         configured_topic: str | None = None,
         timeout_seconds: float = 10,
+        compression: Compression = "None",
+        batching: Batching = "Default",
     ) -> None:
         """No connection is made yet.
 
@@ -73,12 +71,15 @@ class PulsarLanePublisher:
         lane: from 0; it takes the partition of this number.
         configured_topic: trouble with it is an outage; any other topic was chosen by rows, and they are refused.
         timeout_seconds: for a connection, a lookup, and from a flight to the broker's answer.
+        batching: of most flights; one that an earlier owner has cut otherwise takes another producer.
         """
         self._service_url = check_service_url(service_url)
         self._producer_name = producer_name
         self._lane = lane
         self._configured_topic = configured_topic
         self._timeout = timeout_seconds
+        self._compression = compression
+        self._by_key = batching == "KeyBased"
         self._client: Any = None  # the client has no types
 
     async def open(self, topic: str) -> PulsarLaneProducer:
@@ -87,10 +88,17 @@ class PulsarLanePublisher:
             # The client would ask again and again until it times out, as if the broker were away.
             raise FlightRefused(Refusal(f"{PERMANENT['InvalidTopicName']}: {topic!r}", permanent=True))
         try:
-            producer = await asyncio.to_thread(self._open, topic)
+            producer = await asyncio.to_thread(self._open, topic, self._by_key)
         except pulsar.PulsarException as error:
             raise self._trouble(type(error).__name__, topic) from error
-        return PulsarLaneProducer(producer, topic, self._timeout, self._trouble)
+        return PulsarLaneProducer(
+            producer,
+            topic,
+            self._timeout,
+            self._trouble,
+            by_key=self._by_key,
+            reopen=partial(self._reopen, topic),
+        )
 
     async def close(self) -> None:
         """On a thread of its own: after an outage it may take long."""
@@ -98,7 +106,11 @@ class PulsarLanePublisher:
         if client is not None:
             close_aside(client)
 
-    def _open(self, topic: str) -> pulsar.Producer:
+    def _reopen(self, topic: str, producer: pulsar.Producer, by_key: bool) -> pulsar.Producer:
+        producer.close()
+        return self._open(topic, by_key)
+
+    def _open(self, topic: str, by_key: bool) -> pulsar.Producer:
         if self._client is None:
             self._client = pulsar.Client(
                 self._service_url,
@@ -121,6 +133,7 @@ class PulsarLanePublisher:
             partitions[self._lane],
             producer_name=self._producer_name,
             access_mode=pulsar.ProducerAccessMode.ExclusiveWithFencing,
+            **producer_options(self._compression, "KeyBased" if by_key else "Default"),
             **_NEVER_CUT,
         )
 
@@ -147,80 +160,99 @@ class PulsarLaneProducer:
         topic: str,
         timeout_seconds: float,
         trouble: Callable[[str, str], Exception],
+        *,
+        by_key: bool,
+        reopen: Callable[[pulsar.Producer, bool], pulsar.Producer],
     ) -> None:
+        """by_key: how `producer` cuts flights. reopen: makes one that cuts as it is told, in place of the former."""
         self._producer = producer
         self._topic = topic
         self._timeout = timeout_seconds
         self._trouble = trouble
+        self._by_key = by_key
+        self._reopen = reopen
         # Right on a new connection only; -1 stands for none.
         self._last_sequence: int = max(0, producer.last_sequence_id())
+        self._used = self._last_sequence
+        self._most_bytes = MOST_BYTES
 
     @property
     def last_sequence(self) -> int:
         return self._last_sequence
 
     async def publish(self, flight: Flight) -> bool:
-        """Whether the broker stored it now. Raises BusUnavailable, FlightRefused, LeaseLost."""
+        """Whether the broker stored all of it now. Raises BusUnavailable, EventsRefused, FlightRefused, LeaseLost."""
         messages = [message_of(event) for event in flight.events]
-        _check(messages)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[str, bool]] = loop.create_future()
+        # A limit that was learned must not refuse what was sent, and perhaps stored, before it was known.
+        size = check_size(messages, MOST_BYTES if flight.recovered else self._most_bytes)
+        entries = entries_of(flight, messages)
+        answers = Answers(entries)
+        used, self._used = self._used, max(self._used, flight.last_sequence)
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.to_thread(self._send, messages, flight.first_sequence, partial(_hop, loop, answer))
-                result, new = await answer
+                await asyncio.to_thread(self._send, messages, flight, answers)
+                found = await answers.all()
         except TimeoutError:
             raise self._trouble("Timeout", self._topic) from None
         except pulsar.PulsarException as error:
             raise self._trouble(type(error).__name__, self._topic) from error
-        if result == "Ok":
-            return new
-        if result in _NEVER_A_REFUSAL or result in OUTAGES or result in PERMANENT:
-            raise self._trouble(result, self._topic)
-        raise FlightRefused(Refusal(f"the broker answered {result}"))
+        refused = self._refused(found)
+        # Ids that nobody has used before can only be stored already if a broken connection made the client send them
+        # twice: then the second answer speaks of the first.
+        stored = all(
+            new or flight.first_sequence + first > used for first, (_, new) in found.items() if first not in refused
+        )
+        if refused and (stored or flight.recovered):
+            if any(refusal.permanent for refusal in refused.values()):
+                self._most_bytes = min(self._most_bytes, size // 2)
+            raise _refusal(flight, entries, refused)
+        return stored
 
-    def _send(
-        self, messages: list[Message], first_sequence: int, answered: Callable[[pulsar.Result, Any], None]
-    ) -> None:
-        """Only the last message has a callback: all share one fate, and a callback each would cost a lot of CPU."""
-        last = len(messages) - 1
-        for number, message in enumerate(messages):
+    def _send(self, messages: Sequence[Message], flight: Flight, answers: Answers) -> None:
+        if flight.by_key != self._by_key:
+            # Cut in another way it would be stored in part or twice.
+            self._producer = self._reopen(self._producer, flight.by_key)
+            self._by_key = flight.by_key
+        for place, message in enumerate(messages):
             self._producer.send_async(
                 message.payload,
-                answered if number == last else None,
+                answers.callback(place),
                 partition_key=message.key,
                 properties=message.properties,
                 event_timestamp=message.event_time,
-                sequence_id=first_sequence + number,
+                sequence_id=flight.first_sequence + place,
             )
-        # What flush raises is the answer of the last message too, which says more.
+        # What flush raises is one of the answers too, each of which says more.
         with contextlib.suppress(pulsar.PulsarException):
             self._producer.flush()
 
-
-def _check(messages: list[Message]) -> None:
-    """Raises FlightRefused before anything is sent: what is in the client's batch cannot be taken back."""
-    try:
-        size = sum(message.size + ROW_OVERHEAD + 8 * len(message.properties) for message in messages)
-    except UnicodeEncodeError as error:
-        raise FlightRefused(Refusal(f"the message cannot be encoded: {error}", permanent=True)) from error
-    if len(messages) > 1 and size > MOST_BYTES:
-        raise FlightRefused(Refusal(f"the batch is larger than {MOST_BYTES} bytes"))
-
-
-def _hop(
-    loop: asyncio.AbstractEventLoop,
-    answer: asyncio.Future[tuple[str, bool]],
-    result: pulsar.Result,
-    message_id: Any,
-) -> None:
-    """Runs on a thread of the client, where an exception would end the process; the loop may be closed already."""
-    # A duplicate is answered with Ok, but was stored nowhere: the ledger of its message id is -1.
-    new = message_id is None or message_id.ledger_id() != -1
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(_settle, answer, (result.name, new))
+    def _refused(self, found: Mapping[int, tuple[str, bool]]) -> dict[int, Refusal]:
+        """The refusals, by the first place of each entry. Raises LeaseLost, BusUnavailable."""
+        refused: dict[int, Refusal] = {}
+        for first, (result, _) in sorted(found.items(), key=lambda item: item[1][0] != "ProducerFenced"):
+            if result == "Ok":
+                continue
+            if result not in _NEVER_A_REFUSAL and result not in OUTAGES and result not in PERMANENT:
+                refused[first] = Refusal(f"the broker answered {result}")
+                continue
+            trouble = self._trouble(result, self._topic)
+            if not isinstance(trouble, FlightRefused):
+                raise trouble
+            refused[first] = trouble.refusal
+        return refused
 
 
-def _settle(answer: asyncio.Future[tuple[str, bool]], outcome: tuple[str, bool]) -> None:
-    if not answer.done():
-        answer.set_result(outcome)
+def _refusal(flight: Flight, entries: Sequence[Entry], refused: Mapping[int, Refusal]) -> FlightRefused | EventsRefused:
+    """Of the whole flight, which the lane then cuts; or of some entries: whoever shared one may pass in another."""
+    if len(refused) == len(entries):
+        return FlightRefused(next(iter(refused.values())))
+    return EventsRefused(
+        {
+            flight.events[place].id: replace(
+                refused[entry[0]], permanent=refused[entry[0]].permanent and len(entry) == 1
+            )
+            for entry in entries
+            if entry[0] in refused
+            for place in entry
+        }
+    )

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento_outbox import MisuseError
-from bento_outbox.pulsar_bus import DEFAULT_TOPIC, check_service_url, check_topic_template
+from bento_outbox.pulsar_bus import DEFAULT_TOPIC, Batching, Compression, check_service_url, check_topic_template
 
 
 def _checked_by(check: Callable[[str], str]) -> AfterValidator:
@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     """Template with {tenant} and {type}."""
     pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
     """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""
+
+    pulsar_compression: Compression = "None"
+    """Of batches. LZ4 takes little CPU; ZSTD makes them smaller."""
+    pulsar_batching: Batching = "Default"
+    """KeyBased: no batch holds two keys, which Key_Shared consumers need; more, smaller batches."""
 
     guarantee: Literal["AtLeastOnce", "ExactlyOnce"] = "AtLeastOnce"
     """ExactlyOnce: once each into the topic, in order per key. Needs deduplication in the namespace, and the topic to

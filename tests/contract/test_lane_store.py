@@ -307,6 +307,20 @@ async def test_the_next_owner_finds_the_same_flights_in_their_order(
     assert found == [replace(flight, recovered=True) for flight in flights]
 
 
+async def test_a_flight_stays_cut_as_it_was_whatever_the_next_owner_is_set_to(new_store: NewStore, rows: Rows) -> None:
+    await rows.insert_many(2)
+    store = new_store(by_key=True)
+    lease = await _acquired(store)
+    flight = await _claimed(store, lease)
+    await store.release(lease)
+
+    next_owner = new_store(owner="they", by_key=False)
+    found = await next_owner.open_flights(await _acquired(next_owner))
+
+    assert flight.by_key
+    assert found == [replace(flight, recovered=True)]
+
+
 async def test_a_turn_that_fails_changes_nothing(store: PostgresLaneStore, lease: Lease, rows: Rows) -> None:
     await rows.insert_many(1)
     flight = await _claimed(store, lease)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pulsar
 import pytest
 
 from bento_outbox import BusUnavailable, Envelope
 from bento_outbox.message_form import message_of
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
 from outbox_projector.pulsar_lane import PulsarLaneProducer, PulsarLanePublisher
+from tests.support.cut_connection import Relay
 from tests.support.envelopes import envelope
 from tests.support.pulsar_topics import Namespaces, Topics
 
@@ -41,12 +44,22 @@ async def deduplicated(own_namespace: str, namespaces: Namespaces) -> str:
     return f"persistent://{own_namespace}/events"
 
 
-def flight(topic: str, events: Sequence[Envelope], first_sequence: int = 1) -> Flight:
-    return Flight(topic=topic, first_sequence=first_sequence, events=events, retry_counts={})
+def flight(topic: str, events: Sequence[Envelope], first_sequence: int = 1, **how: bool) -> Flight:
+    return Flight(topic=topic, first_sequence=first_sequence, events=events, retry_counts={}, **how)
 
 
 def events(count: int) -> list[Envelope]:
     return [envelope(aggregate_id=f"order-{number % 3}") for number in range(count)]
+
+
+def of_keys(keys: str) -> list[Envelope]:
+    return [envelope(aggregate_id=key) for key in keys]
+
+
+def by_key(sent: Sequence[Envelope]) -> list[str]:
+    """The ids in the order in which they are stored: key by key, in the order of the keys' first events."""
+    order = list(dict.fromkeys(event.aggregate_id for event in sent))
+    return [str(event.id) for event in sorted(sent, key=lambda event: order.index(event.aggregate_id))]
 
 
 async def opened(publisher: PulsarLanePublisher, topic: str) -> PulsarLaneProducer:
@@ -223,3 +236,111 @@ async def test_each_lane_has_the_partition_of_its_number(
 
     with pytest.raises(BusUnavailable, match="needs a partition of its own"):
         await new_publisher(lane=2, configured_topic=deduplicated).open(deduplicated)
+
+
+async def test_a_connection_that_breaks_between_storing_and_the_answer_costs_no_event(
+    pulsar_url: str, deduplicated: str, topics: Topics
+) -> None:
+    """The client sends the batch again by itself and is told that the broker has it: from this very flight."""
+    async with Relay(pulsar_url.removeprefix("pulsar://")).running() as relay:
+        if not relay.can_stand_in:
+            pytest.skip("the address of the relay is longer or shorter than that of the broker")
+        publisher = PulsarLanePublisher(relay.service_url, producer_name="lane-0", timeout_seconds=10)
+        producer = await publisher.open(deduplicated)
+        relay.cut_at_the_next_receipt()
+
+        assert await producer.publish(sent := flight(deduplicated, events(3)))
+        assert not await producer.publish(sent)
+        await publisher.close()
+
+    assert relay.cuts == 1
+    assert await ids_on(topics, deduplicated, 3) == [str(event_id) for event_id in sent.ids]
+
+
+async def test_by_key_each_key_is_an_entry_of_its_own_and_a_flight_sent_again_is_stored_once(
+    new_publisher: NewPublisher, deduplicated: str, topics: Topics
+) -> None:
+    sent = of_keys("zabzmzazqbamqzpoiuytrewlkjhgfdsxcvn" * 3)
+    producer = await new_publisher(batching="KeyBased").open(deduplicated)
+    assert await producer.publish(flight(deduplicated, sent, 1, by_key=True))
+
+    successor = await new_publisher(batching="KeyBased").open(deduplicated)
+
+    assert successor.last_sequence == 1 + max("zabzmzazqbamqzpoiuytrewlkjhgfdsxcvn".index(e.aggregate_id) for e in sent)
+    assert not await successor.publish(flight(deduplicated, sent, 1, by_key=True))
+    assert await successor.publish(flight(deduplicated, later := of_keys("ba"), len(sent) + 1, by_key=True))
+    assert await ids_on(topics, deduplicated, len(sent) + 2) == by_key(sent) + by_key(later)
+
+
+@pytest.mark.parametrize("stored_keys", ["z", "zab", "zabm"])
+@pytest.mark.parametrize("batching", ["KeyBased", "Default"])
+async def test_by_key_a_flight_that_was_stored_in_part_is_completed(
+    new_publisher: NewPublisher, deduplicated: str, topics: Topics, stored_keys: str, batching: str
+) -> None:
+    """Also by an owner that is set to the other batching: the flight is cut as it was written down."""
+    sent = of_keys("zabzmaqzqm")
+    await _store_in_part(topics, deduplicated, sent, stored_keys)
+
+    producer = await new_publisher(batching=batching).open(deduplicated)
+    await producer.publish(flight(deduplicated, sent, 1, by_key=True, recovered=True))
+
+    assert await ids_on(topics, deduplicated, len(sent)) == by_key(sent)
+
+
+async def _store_in_part(topics: Topics, topic: str, sent: Sequence[Envelope], keys: str) -> None:
+    """As an owner does that is killed after the broker has stored the entries of these keys."""
+    with topics.producer(topic, producer_name="lane-0", batching_type=pulsar.BatchingType.KeyBased) as producer:
+        for number, event in enumerate(sent):
+            if event.aggregate_id in keys:
+                message = message_of(event)
+                producer.send_async(
+                    message.payload,
+                    None,
+                    partition_key=message.key,
+                    properties=message.properties,
+                    sequence_id=1 + number,
+                )
+        await asyncio.to_thread(producer.flush)
+
+
+async def test_a_flight_is_cut_as_it_was_when_the_batching_has_changed_since(
+    new_publisher: NewPublisher, deduplicated: str, topics: Topics
+) -> None:
+    first, second = of_keys("abab"), of_keys("abab")
+    assert await (await new_publisher().open(deduplicated)).publish(flight(deduplicated, first, 1))
+
+    successor = await new_publisher(batching="KeyBased").open(deduplicated)
+
+    assert not await successor.publish(flight(deduplicated, first, 1, recovered=True))
+    assert await successor.publish(flight(deduplicated, second, 5, by_key=True))
+    assert await ids_on(topics, deduplicated, 8) == [str(event.id) for event in first] + by_key(second)
+
+
+async def test_by_key_a_pair_of_key_shared_consumers_gets_each_event_once_and_each_key_at_one(
+    new_publisher: NewPublisher, deduplicated: str, topics: Topics
+) -> None:
+    sent = [envelope(aggregate_id=f"order-{number % 20}") for number in range(100)]
+    with topics.key_shared(deduplicated, consumers=2) as received:
+        producer = await new_publisher(batching="KeyBased").open(deduplicated)
+        for start in range(0, 100, 50):
+            assert await producer.publish(flight(deduplicated, sent[start : start + 50], 1 + start, by_key=True))
+        arrived = [await asyncio.to_thread(received.get, timeout=20) for _ in sent]
+
+    assert sorted(message.event_id for _, message in arrived) == sorted(str(event.id) for event in sent)
+    assert len({(consumer, message.key) for consumer, message in arrived}) == 20
+    assert {consumer for consumer, _ in arrived} == {0, 1}
+    for key in {event.aggregate_id for event in sent}:
+        ids = [message.event_id for _, message in arrived if message.key == key]
+        assert ids == [str(event.id) for event in sent if event.aggregate_id == key]
+
+
+@pytest.mark.parametrize("compression", ["LZ4", "ZSTD"])
+async def test_a_flight_may_be_compressed(
+    new_publisher: NewPublisher, deduplicated: str, topics: Topics, namespaces: Namespaces, compression: str
+) -> None:
+    sent = [envelope(payload=b'"' + b"x" * 10_000 + b'"') for _ in range(100)]
+
+    assert await (await new_publisher(compression=compression).open(deduplicated)).publish(flight(deduplicated, sent))
+
+    assert [message.payload for message in await topics.exactly(100, deduplicated)] == [event.payload for event in sent]
+    assert await namespaces.bytes_stored(deduplicated) < 100_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support.envelopes import envelope
 from tests.support.programs import started
 from tests.support.pulsar_topics import Namespaces, Topics
 
-NewBus = Callable[[str], PulsarMessageBus]
+NewBus = Callable[..., PulsarMessageBus]
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ async def new_bus(pulsar_url: str) -> AsyncIterator[NewBus]:
     """Makes a bus for a topic template."""
     made: list[PulsarMessageBus] = []
 
-    def make(template: str) -> PulsarMessageBus:
-        made.append(PulsarMessageBus(pulsar_url, topic=template, timeout_seconds=5))
+    def make(template: str, **options: Any) -> PulsarMessageBus:
+        made.append(PulsarMessageBus(pulsar_url, topic=template, timeout_seconds=5, **options))
         return made[-1]
 
     yield make
@@ -54,6 +55,32 @@ async def test_a_message_as_a_consumer_gets_it(new_bus: NewBus, topic: str, topi
         "traceparent": "00-1-2-01",
         "käse": "Žofie 🎉",
     }
+
+
+@pytest.mark.parametrize("compression", ["LZ4", "ZSTD"])
+async def test_messages_may_be_compressed(
+    new_bus: NewBus, topic: str, topics: Topics, namespaces: Namespaces, compression: str
+) -> None:
+    events = [envelope(payload=b'"' + b"x" * 10_000 + b'"') for _ in range(100)]
+
+    await new_bus(topic, compression=compression).publish(events)
+
+    assert [message.payload for message in await topics.exactly(100, topic)] == [event.payload for event in events]
+    assert await namespaces.bytes_stored(topic) < 100_000
+
+
+async def test_by_key_each_of_two_key_shared_consumers_gets_keys_of_its_own(
+    new_bus: NewBus, topic: str, topics: Topics
+) -> None:
+    events = [envelope(aggregate_id=f"order-{number % 20}") for number in range(100)]
+    with topics.key_shared(topic, consumers=2) as received:
+        await new_bus(topic, batching="KeyBased").publish(events)
+        arrived = [await asyncio.to_thread(received.get, timeout=20) for _ in events]
+
+    assert len({(consumer, message.key) for consumer, message in arrived}) == 20
+    for key in {event.aggregate_id for event in events}:
+        ids = [message.event_id for _, message in arrived if message.key == key]
+        assert ids == [str(event.id) for event in events if event.aggregate_id == key]
 
 
 async def test_the_topic_is_made_of_tenant_and_type(new_bus: NewBus, own_namespace: str, topics: Topics) -> None:

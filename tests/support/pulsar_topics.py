@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import queue
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import pulsar
@@ -46,6 +50,40 @@ class Topics:
             return found
         finally:
             reader.close()
+
+    @contextlib.contextmanager
+    def producer(self, topic: str, **options: Any) -> Iterator[pulsar.Producer]:
+        """A producer of the test's own, that batches until it is flushed."""
+        usual = {"batching_enabled": True, "batching_max_publish_delay_ms": 60_000}
+        producer = self._client.create_producer(topic, **(usual | options))
+        try:
+            yield producer
+        finally:
+            producer.close()
+
+    @contextlib.contextmanager
+    def key_shared(self, topic: str, *, consumers: int) -> Iterator[queue.Queue[tuple[int, Received]]]:
+        """What consumers of one Key_Shared subscription get, each with the consumer's number, as it comes."""
+        arrived: queue.Queue[tuple[int, Received]] = queue.Queue()
+
+        def listener(number: int) -> Callable[[pulsar.Consumer, pulsar.Message], None]:
+            def take(consumer: pulsar.Consumer, message: pulsar.Message) -> None:
+                arrived.put((number, _received(message)))
+                consumer.acknowledge(message)
+
+            return take
+
+        subscribed = [
+            self._client.subscribe(
+                topic, "shared", consumer_type=pulsar.ConsumerType.KeyShared, message_listener=listener(number)
+            )
+            for number in range(consumers)
+        ]
+        try:
+            yield arrived
+        finally:
+            for consumer in subscribed:
+                consumer.close()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
@@ -99,11 +137,16 @@ class Namespaces:
         """Nothing can be published to the topic any more."""
         await self._call("POST", f"{topic.replace('://', '/')}/terminate")
 
+    async def bytes_stored(self, topic: str) -> int:
+        """What the topic's entries take."""
+        stats = await self._call("GET", f"{topic.replace('://', '/')}/internalStats")
+        return int(json.loads(stats)["totalSize"])
+
     async def delete_topic(self, topic: str) -> None:
         """With its producers disconnected."""
         await self._call("DELETE", f"{topic.replace('://', '/')}?force=true")
 
-    async def _call(self, method: str, path: str, body: object = None) -> None:
+    async def _call(self, method: str, path: str, body: object = None) -> str:
         request = self._http.request(
             method,
             f"{self._admin_url}/admin/v2/{path}",
@@ -111,4 +154,6 @@ class Namespaces:
             headers={"Content-Type": "application/json"},
         )
         async with request as response:
-            assert response.status < 300, f"{method} {path}: {response.status} {await response.text()}"
+            answer = await response.text()
+            assert response.status < 300, f"{method} {path}: {response.status} {answer}"
+            return answer

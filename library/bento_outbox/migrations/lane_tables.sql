@@ -20,14 +20,16 @@ CREATE TABLE IF NOT EXISTS outbox_stream (
     PRIMARY KEY (tenant_id, lane, topic)
 ) WITH (fillfactor = 50);
 
--- A batch that is being published: the ids of its rows, in order. Gone when they are settled.
+-- A batch that is being published: the ids of its rows, in order, and whether each key is a batch of its own. Gone when
+-- they are settled.
 CREATE TABLE IF NOT EXISTS outbox_flight (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id text NOT NULL,
     lane int NOT NULL,
     topic text NOT NULL,
     first_sequence bigint NOT NULL,
-    ids uuid[] NOT NULL
+    ids uuid[] NOT NULL,
+    by_key boolean NOT NULL DEFAULT false
 );
 
 -- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that

@@ -81,6 +81,8 @@ def test_the_environment_is_the_whole_configuration(tenant: Build) -> None:
         "OUTBOX_DATABASE_TABLE": "outbox",
         "OUTBOX_PULSAR_SERVICE_URL": "pulsar://broker:6650",
         "OUTBOX_PULSAR_TOPIC": "persistent://public/default/outbox-{tenant}",
+        "OUTBOX_PULSAR_COMPRESSION": "None",
+        "OUTBOX_PULSAR_BATCHING": "Default",
         "OUTBOX_GUARANTEE": "AtLeastOnce",
         "OUTBOX_BATCH_SIZE": "200",
         "OUTBOX_MAX_RETRIES": "5",

@@ -57,6 +57,8 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
         "DATABASE_SCHEMA": "shop",
         "DATABASE_TABLE": "events",
         "PULSAR_TOPIC": "persistent://shop/{tenant}/{type}",
+        "PULSAR_COMPRESSION": "ZSTD",
+        "PULSAR_BATCHING": "KeyBased",
         "BATCH_SIZE": "50",
         "MAX_RETRIES": "3",
         "BACKOFF_INITIAL_MILLISECONDS": "100",
