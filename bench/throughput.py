@@ -4,23 +4,28 @@ Everybody gets the same rows: 300 bytes each, over 1,000 aggregates. Timed is th
 topic to the last, as the broker counts them, so nobody's start is in it. After each of our runs the topic is read:
 every event has to be there once.
 
-    raw_client      the Pulsar client with the rows in memory, no database, no deduplication: the limit
     ours            a projector with a batch size of 1,000; below it, the ladder of other batch sizes
+    debezium        Debezium Server after 100,000 other events, its queues enlarged
+    raw_client      the Pulsar client with the rows in memory, no database, no deduplication: the limit
     one_by_one      a loop that awaits each answer, marks by the ORM (fewer rows: it would take an hour)
     batch_with_orm  a loop that awaits 200 answers together, marks by the ORM (fewer rows)
+
+The `_cpu` figures are microseconds of CPU of the publishing process for an event.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from bench.figures import Figures
-from bench.harness import loops
+from bench.harness import debezium, loops
 from bench.harness.database import Database, own_database
 from bench.harness.projector import projector
-from bench.harness.topics import Namespace, own_namespace
+from bench.harness.topics import Drain, Namespace, own_namespace
 
 PARTS = ("postgres", "pulsar")
+prepare = debezium.prepare
 BATCH = 1000
 LADDER = (200, 500, 2000)
 
@@ -32,7 +37,8 @@ def run(*, smoke: bool) -> Figures:
         own_namespace(deduplication=True) as namespace,
         own_namespace(deduplication=False) as plain,
     ):
-        bench = _Bench(database, namespace, plain, rows=3_000 if smoke else 200_000)
+        rows = 3_000 if smoke else 200_000
+        bench = _Bench(database, namespace, plain, rows, with_debezium=debezium.taken_along(smoke=smoke))
         for _ in range(1 if smoke else 3):
             bench.round()
         return bench.figures()
@@ -44,33 +50,52 @@ class _Bench:
     namespace: Namespace
     plain: Namespace
     rows: int
-    rates: dict[str, list[float]] = field(default_factory=dict)
+    with_debezium: bool
+    samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def round(self) -> None:
-        """Everybody once."""
-        self._fill(self.rows)
+        """Everybody once, the first three on the very same rows."""
+        if self.with_debezium:
+            self._took("debezium", self._debezium())
+        else:
+            self._fill(self.rows)
+        self.database.settle_down()
         self._took("ours", self._ours(BATCH))
-        self._took("raw_client", self._raw_client())
+        self.samples["raw_client"].append(self._raw_client())
         for batch in LADDER:
             self._fill(self.rows)
             self._took(f"ours_batch_{batch}", self._ours(batch))
-        self._took("batch_with_orm", self._loop(loops.batch_with_orm, self.rows // 10))
-        self._took("one_by_one", self._loop(loops.one_by_one, self.rows // 100))
+        self.samples["batch_with_orm"].append(self._loop(loops.batch_with_orm, self.rows // 10))
+        self.samples["one_by_one"].append(self._loop(loops.one_by_one, self.rows // 100))
 
-    def _took(self, name: str, rate: float) -> None:
-        self.rates.setdefault(name, []).append(rate)
+    def _took(self, name: str, drain: Drain) -> None:
+        self.samples[name].append(drain.rate)
+        self.samples[f"{name}_cpu"].append(drain.cpu_microseconds)
 
     def _fill(self, rows: int) -> None:
         self.database.empty()
         self.database.insert(rows)
         self.database.settle_down()
 
-    def _ours(self, batch: int) -> float:
+    def _debezium(self) -> Drain:
+        warm_up = min(debezium.WARM_UP_ROWS, self.rows)
+        self.database.empty()
+        with self.plain.topic() as topic:
+            with debezium.debezium_server(self.database, topic, **debezium.LARGE_BATCHES) as process:
+                self.database.insert(warm_up, rows_a_transaction=BATCH)
+                topic.drained_by(process, warm_up)
+                self.database.empty()
+                self.database.insert(self.rows)
+                drain = topic.drained_by(process, self.rows, after=warm_up)
+            topic.verify(self.rows + warm_up, identity=debezium.EVENT_ID)
+        return drain
+
+    def _ours(self, batch: int) -> Drain:
         with self.namespace.topic() as topic:
             with projector(self.database.url, topic.name, batch_size=batch) as process:
-                rate = topic.wait_for(self.rows, alive=process.check).rate
+                drain = topic.drained_by(process, self.rows)
             topic.verify(self.rows)
-        return rate
+        return drain
 
     def _raw_client(self) -> float:
         rows = self.database.connection.execute("SELECT id::text, aggregate_id, payload::text FROM outbox ORDER BY seq")
@@ -85,9 +110,11 @@ class _Bench:
 
     def figures(self) -> Figures:
         """With the ratios of each round."""
-        ours, raw = self.rates["ours"], self.rates["raw_client"]
         figures = Figures()
-        for name, rates in self.rates.items():
-            figures.add(name, rates, "events/s")
-        figures.add("ratio_raw", [a / b for a, b in zip(ours, raw, strict=True)], goal="≥ 0.6")
+        for name, samples in self.samples.items():
+            figures.add(name, samples, "µs/event" if name.endswith("_cpu") else "events/s")
+        for peer, goal in (("debezium", "≥ 2.5"), ("raw_client", "≥ 0.6")):
+            if peer in self.samples:
+                ratios = [ours / theirs for ours, theirs in zip(self.samples["ours"], self.samples[peer], strict=True)]
+                figures.add(f"ratio_{peer.removesuffix('_client')}", ratios, goal=goal)
         return figures

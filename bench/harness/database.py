@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -77,11 +78,11 @@ class Database:
         self.connection.execute("VACUUM (ANALYZE) outbox")
         self.connection.execute("CHECKPOINT")
 
-    def waiting(self) -> int:
-        """Rows that are NEW."""
-        found = self.connection.execute("SELECT count(*) FROM outbox WHERE status = 'NEW'").fetchone()
+    def value(self, query: LiteralString, *values: object) -> Any:
+        """The one value of a query."""
+        found = self.connection.execute(query, values).fetchone()
         assert found is not None
-        return int(found[0])
+        return found[0]
 
 
 @contextmanager

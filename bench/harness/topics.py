@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
@@ -13,6 +13,7 @@ import httpx
 import pulsar
 
 from bench.harness.errors import BenchError
+from bench.harness.process import Process
 
 LOOK_SECONDS = 0.1
 """Between two looks at the broker's counters, each of which costs it some milliseconds of CPU."""
@@ -26,11 +27,18 @@ class Drain:
 
     messages: int
     seconds: float
+    cpu_seconds: float
+    """Of the process that publishes, all its threads."""
 
     @property
     def rate(self) -> float:
         """Messages a second."""
         return self.messages / self.seconds
+
+    @property
+    def cpu_microseconds(self) -> float:
+        """For each message. Unlike the rate it hardly depends on what else the machine does."""
+        return self.cpu_seconds / self.messages * 1e6
 
 
 class Topic:
@@ -52,18 +60,19 @@ class Topic:
             0 if answer.status_code == httpx.codes.NOT_FOUND else int(answer.raise_for_status().json()["msgInCounter"])
         )
 
-    def wait_for(self, messages: int, *, alive: Callable[[], None]) -> Drain:
-        """Until the broker has counted so many. alive: raises when nothing more will come. Raises BenchError."""
-        first: tuple[float, int] | None = None
+    def drained_by(self, process: Process, messages: int, *, after: int = 0) -> Drain:
+        """Waits until the broker has counted so many, not counting the first `after`. Raises BenchError when the
+        process ends, or gets no further."""
+        first: tuple[int, float, float] | None = None
         seen, moved = 0, time.monotonic()
         while True:
-            now, count = time.monotonic(), self.count()
+            now, count = time.monotonic(), self.count() - after
             if count > seen:
                 seen, moved = count, now
-                first = first or (now, count)
-            if first and count >= messages:
-                return Drain(messages=count - first[1], seconds=max(now - first[0], 1e-9))
-            alive()
+                first = first or (count, now, process.cpu_seconds())
+            if first and (count >= messages):
+                return Drain(max(1, count - first[0]), max(1e-3, now - first[1]), process.cpu_seconds() - first[2])
+            process.check()
             if now - moved > STALLED_SECONDS:
                 raise BenchError(f"only {count} of {messages} messages arrived on {self.name}")
             time.sleep(LOOK_SECONDS)

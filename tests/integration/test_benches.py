@@ -14,6 +14,7 @@ from bench.__main__ import INSIDE, NAMES, benchmark
 HERE = {"postgres", "pulsar"}
 
 
+@pytest.mark.timeout(400)  # Debezium Server, which some compare with, takes long to start on a busy machine
 @pytest.mark.parametrize("name", [name for name in NAMES if HERE.issuperset(benchmark(name).PARTS)])
 def test_the_last_line_is_its_figures(name: str) -> None:
     command = [sys.executable, "-m", "bench", "--smoke", name]
