@@ -72,6 +72,7 @@ class DirectPublisher:
         self._sleep = sleep
         self._bus = bus
         self._session_factory = session_factory
+        self._where = {"clause": table}  # a session of several databases finds it by its table
         self._mark_sent = statement("bento_outbox", "write.sql", "mark_sent", table)
         self._release = statement("bento_outbox", "write.sql", "release", table)
 
@@ -127,9 +128,9 @@ class DirectPublisher:
         try:
             async with self._session_factory() as session, session.begin():
                 if sent:
-                    await session.execute(self._mark_sent, {"ids": sent})
+                    await session.execute(self._mark_sent, {"ids": sent}, bind_arguments=self._where)
                 if unsent:
-                    await session.execute(self._release, {"ids": unsent})
+                    await session.execute(self._release, {"ids": unsent}, bind_arguments=self._where)
         except Exception:
             # A driver raises errors of its own while it connects, and what is committed must not fail by any.
             log.warning("published events not marked, the projector will send them again", exc_info=True)

@@ -139,6 +139,11 @@ class Pending:
         """What the next write will write."""
         return [envelope for queue in self._queues.values() for envelope in queue.waiting]
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether some of the events go to a table that lies on a connection of somebody else."""
+        return any(isinstance(writer.bind_of(self.session), Connection) for writer in self._queues)
+
     def add(self, writer: Writer, envelope: Envelope) -> None:
         """Takes an event along."""
         queue = self._queues.get(writer)

@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
@@ -22,7 +23,7 @@ from bento_outbox.pending import Pending, Writer
 AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
 _PENDING = "bento_outbox.pending"
-_COMMITTING = "bento_outbox.committing"
+_COMMIT = "bento_outbox.commit"  # of the root transaction: "begun", then "done" until the transaction ends
 _pending_on: WeakKeyDictionary[Connection, WeakSet[Pending]] = WeakKeyDictionary()
 
 
@@ -35,6 +36,11 @@ def pending_of(session: AnySession) -> Pending:
 def take_along(session: AnySession, writer: Writer, envelope: Envelope) -> None:
     """Lets an event wait in the session, whose transaction begins now if it has not. Raises MisuseError."""
     sync = _sync(session)
+    if sync.info.get(_COMMIT) == "done":
+        raise MisuseError(
+            f"event {envelope.type!r} came after the commit of its transaction and is not stored: "
+            "register it before the commit, or in a transaction of its own"
+        )
     pending = pending_of(sync)
     if not sync.in_transaction():
         # As after session.add: what there is to commit or to roll back is a transaction.
@@ -42,14 +48,17 @@ def take_along(session: AnySession, writer: Writer, envelope: Envelope) -> None:
             raise MisuseError("the session has autobegin=False and has not begun: call session.begin() before")
         sync.begin()
     pending.add(writer, envelope)
-    if sync.info.get(_COMMITTING) and not _connections(sync):
+    if sync.info.get(_COMMIT) and not _connections(sync):
         # Without a connection there would be no COMMIT that could take it along.
         writer.connection_of(sync)
 
 
-def is_joined(session: Session) -> bool:
-    """Whether the session works on a connection, and so perhaps in a transaction, that is somebody else's."""
-    return isinstance(session.bind, Connection)
+def is_joined(session: Session, table: Table) -> bool:
+    """Whether the session finds the table on a connection, and so perhaps in a transaction, that is somebody else's."""
+    try:
+        return isinstance(session.get_bind(clause=table), Connection)
+    except UnboundExecutionError:
+        return False  # nor will it write there
 
 
 @cache
@@ -117,7 +126,7 @@ def _before_commit(session: Session) -> None:
     if session.in_nested_transaction():
         # Of a savepoint, or of the root with savepoints open: SQLAlchemy does not say which. The connection will.
         return
-    session.info[_COMMITTING] = True
+    session.info[_COMMIT] = "begun"
     if (pending := _find(session)) and (pending.waiting or pending.sources):
         # First the rows, then their events: an aggregate's row is locked before its events get their place.
         session.flush()
@@ -138,13 +147,15 @@ def _connection_commits(connection: Connection) -> None:
 
 
 def _after_flush(session: Session, _context: Any) -> None:
-    if (pending := _find(session)) and is_joined(session):
+    if (pending := _find(session)) and (isinstance(session.bind, Connection) or pending.is_joined):
         pending.write()
 
 
 def _after_commit(session: Session) -> None:
+    savepoint = session.get_nested_transaction()
+    if savepoint is None:
+        session.info[_COMMIT] = "done"
     if pending := _find(session):
-        savepoint = session.get_nested_transaction()
         if savepoint is None:
             pending.root_committed()
         else:
@@ -158,7 +169,7 @@ def _after_transaction_create(session: Session, transaction: SessionTransaction)
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session.info.pop(_COMMITTING, None)
+        session.info.pop(_COMMIT, None)
     if pending := _find(session):
         if transaction.nested:
             pending.savepoint_ended(transaction)

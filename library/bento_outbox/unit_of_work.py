@@ -23,7 +23,7 @@ from bento_outbox import context
 from bento_outbox.bus import MessageBus
 from bento_outbox.direct_publish import DirectPublish, DirectPublisher
 from bento_outbox.envelope import Envelope
-from bento_outbox.errors import MisuseError
+from bento_outbox.errors import MisuseError, NoActiveUnitOfWork
 from bento_outbox.event_types import DomainEvent
 from bento_outbox.outbox import Outbox
 from bento_outbox.pending import no_hold
@@ -90,10 +90,16 @@ class UnitOfWork:
         await self._cleanup()
 
     async def begin(self) -> None:
-        """Opens the session and makes this the current unit of work. Raises MisuseError if it is already begun."""
+        """Opens the session and makes this the current unit of work. Raises MisuseError if it has begun already."""
         if self._session is not None:
             raise MisuseError("the unit of work has already begun: make a new one for each transaction")
-        self._session = self._session_factory()
+        session = self._session_factory()
+        if not isinstance(session, AsyncSession):
+            raise MisuseError(
+                f"the session factory makes a {type(session).__name__}, but a unit of work needs an AsyncSession: "
+                "give it an async_sessionmaker, or use Outbox.add with a sync session"
+            )
+        self._session = session
         pending_of(self._session).sources.append(self._seen)
         self._outer = context.current.get()
         context.current.set(self)
@@ -110,7 +116,12 @@ class UnitOfWork:
         ordering_key: str | None = None,
         topic: str | None = None,
     ) -> Envelope:
-        """Takes `event` along. Raises TenantMissing, EventNotEncodable, MisuseError."""
+        """Takes `event` along. Raises NoActiveUnitOfWork, TenantMissing, EventNotEncodable, MisuseError."""
+        if self._session is None:
+            raise NoActiveUnitOfWork(
+                f"{type(event).__name__} was registered with a unit of work that is not open, or no longer: "
+                "await the tasks that you start in the block before it ends"
+            )
         return self._outbox.add(
             self.session,
             event,
@@ -134,7 +145,7 @@ class UnitOfWork:
         """
         session = self.session
         pending = pending_of(session)
-        joined = is_joined(session.sync_session)
+        joined = is_joined(session.sync_session, self._outbox.table)
         publisher = None if joined else self._publisher()
         began = asyncio.get_running_loop().time()
         pending.hold = publisher.policy.holds if publisher else no_hold

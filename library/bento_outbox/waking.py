@@ -15,8 +15,6 @@ from weakref import WeakKeyDictionary, ref
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bento_outbox.table import quoted
-
 log = logging.getLogger("bento_outbox")
 
 PAUSE_SECONDS = 0.02
@@ -26,8 +24,11 @@ _NOTIFY = text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text
 
 
 def channel_of(table: Table, tenant_id: str) -> str:
-    """The channel on which this tenant's projector listens: one per table and tenant, within Postgres' 63 bytes."""
-    return f"bento_outbox_{hashlib.sha256(f'{quoted(table)}/{tenant_id}'.encode()).hexdigest()[:32]}"
+    """The channel on which this tenant's projector listens: one per table and tenant, within Postgres' 63 bytes.
+
+    The schema does not count: one side may name it and the other leave it to the search path.
+    """
+    return f"bento_outbox_{hashlib.sha256(f'{table.name}/{tenant_id}'.encode()).hexdigest()[:32]}"
 
 
 class Waker:

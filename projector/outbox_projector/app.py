@@ -19,11 +19,13 @@ from sqlalchemy import MetaData, Table
 from bento_outbox import MessageBus
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.table import make_outbox_table, quoted
+from bento_outbox.waking import channel_of
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.health import Health
 from outbox_projector.http_endpoints import endpoints, served
 from outbox_projector.kubernetes_status import KubernetesStatus
 from outbox_projector.lane_projector import LaneProjector
+from outbox_projector.listener import Listener
 from outbox_projector.loop import OutboxProjector
 from outbox_projector.metrics import Metrics
 from outbox_projector.policies import Polling, Retries
@@ -44,7 +46,7 @@ async def run(settings: Settings) -> None:
     table = make_outbox_table(MetaData(), name=settings.database_table, schema=settings.database_schema)
     metrics = Metrics(settings.tenant_id)
     health = Health(metrics)
-    database = Database(_url_source(settings))
+    database = Database(_url_source(settings), name=f"outbox-projector {settings.tenant_id}")
     bus = PulsarMessageBus(
         settings.pulsar_service_url,
         topic=settings.pulsar_topic,
@@ -54,6 +56,9 @@ async def run(settings: Settings) -> None:
         lookup_only=settings.guarantee == "ExactlyOnce",
     )
     projector = _projector(settings, table, database, bus, health)
+    listener = Listener(
+        database, channel=channel_of(table, settings.tenant_id), ring=projector.wake, became=metrics.listening.set
+    )
     async with AsyncExitStack() as closing:
         closing.push_async_callback(database.close)
         closing.push_async_callback(bus.close)
@@ -72,7 +77,7 @@ async def run(settings: Settings) -> None:
         )
         await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
         log.info("started", **settings.model_dump(mode="json", exclude_none=True))
-        await _run_until(stopping, projector, reporter, settings.shutdown_grace_seconds)
+        await _run_until(stopping, projector, reporter, listener, settings.shutdown_grace_seconds)
     log.info("stopped", published=health.sent_total)
 
 
@@ -80,6 +85,7 @@ class Projector(Protocol):
     """Delivers until it is stopped."""
 
     def stop(self) -> None: ...
+    def wake(self) -> None: ...
     async def run_forever(self) -> None: ...
 
 
@@ -138,11 +144,15 @@ def _signalled() -> asyncio.Event:
     return stopping
 
 
-async def _run_until(stopping: asyncio.Event, projector: Projector, reporter: Reporter, grace_seconds: float) -> None:
+async def _run_until(
+    stopping: asyncio.Event, projector: Projector, reporter: Reporter, listener: Listener, grace_seconds: float
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         delivery = tasks.create_task(projector.run_forever(), name="delivery")
         reporting = tasks.create_task(reporter.run_forever(), name="reporter")
+        listening = tasks.create_task(listener.run_forever(), name="listener")
         await stopping.wait()
+        listening.cancel()  # nothing depends on it
         log.info("stopping: the batch in hand is finished, nothing new is begun", grace_seconds=grace_seconds)
         projector.stop()
         _, late = await asyncio.wait([delivery], timeout=grace_seconds)

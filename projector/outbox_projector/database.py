@@ -7,14 +7,17 @@ rotated password): it is looked at again whenever a session is opened, so neithe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from bento_outbox import MisuseError, OutboxError
 from bento_outbox.database_url import parse_database_url
@@ -73,16 +76,41 @@ class FixedUrl:
 
 
 class Database:
-    """Opens sessions; a new engine whenever the URL has changed. One task may call it at a time."""
+    """Opens sessions and connections; a new engine whenever the URL has changed."""
 
-    def __init__(self, source: UrlSource) -> None:
+    def __init__(self, source: UrlSource, *, name: str = "outbox-projector") -> None:
+        """name: by which people find the connections in pg_stat_activity."""
         self._source = source
+        self._connect_args = {
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": COMMAND_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": name},
+        }
         self._url = ""
         self._engine: AsyncEngine | None = None
+        self._open: dict[Any, ConnectionPoolEntry] = {}  # by the driver's connection
         self._retired: set[asyncio.Task[None]] = set()
 
     def __call__(self) -> AsyncSession:
         """A session. Raises DatabaseUnavailable when the URL is missing or no URL."""
+        return AsyncSession(self._current(), expire_on_commit=False)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which each statement is a transaction. Raises DatabaseUnavailable."""
+        async with translated(), self._current().connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    async def close_idle(self, *, but: object) -> None:
+        """Closes the connections that nobody uses just now, but for this one (as the driver knows it)."""
+        for driver, entry in list(self._open.items()):
+            if driver is not but and not entry.in_use:
+                entry.invalidate(soft=True)  # whoever takes it from the pool meanwhile gets a new one
+                with contextlib.suppress(OSError, TimeoutError, asyncpg.InterfaceError):
+                    await driver.close(timeout=CONNECT_TIMEOUT_SECONDS)
+
+    def _current(self) -> AsyncEngine:
         url = self._source.read()
         if self._engine is None or url != self._url:
             self._retire()
@@ -90,20 +118,28 @@ class Database:
                 address = parse_database_url(url)
             except MisuseError as error:
                 raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
-            # One connection for the loop and one for the measurements.
-            self._engine = create_async_engine(
-                address,
-                pool_size=2,
-                max_overflow=0,
-                connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
-            )
+            # One for the loop, one for the measurements, two for the listener's trial.
+            self._engine = create_async_engine(address, pool_size=4, max_overflow=0, connect_args=self._connect_args)
+            event.listen(self._engine.sync_engine, "connect", self._opened)
             self._url = url
-        return AsyncSession(self._engine, expire_on_commit=False)
+        return self._engine
 
     async def close(self) -> None:
         """Closes the connections."""
         self._retire()
         await asyncio.gather(*self._retired)
+
+    def _opened(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        driver = connection.driver_connection
+        self._open[driver] = entry
+
+        def ended(_: object) -> None:
+            del self._open[driver]
+            if entry.driver_connection is driver:
+                # By the server: it is replaced, instead of failing whoever uses it next.
+                entry.invalidate(soft=True)
+
+        driver.add_termination_listener(ended)
 
     def _retire(self) -> None:
         engine, self._engine = self._engine, None

@@ -62,12 +62,19 @@ class LaneProjector:
         self._observer = observer
         self._lane: Lane | None = None
         self._stopping = asyncio.Event()
+        self._wanted = asyncio.Event()  # set by whoever ends a rest
 
     def stop(self) -> None:
         """Ends `run_forever` after the flight in the air. Idempotent; fit for a signal handler of the event loop."""
         self._stopping.set()
+        self._wanted.set()
         if self._lane is not None:
             self._lane.stop()
+
+    def wake(self) -> None:
+        """Ends the present rest of the lane: something may have come. Fit to be called at any rate."""
+        if self._lane is not None:
+            self._wanted.set()
 
     async def run_forever(self) -> None:
         """Runs until `stop`. Outages are waited out; any other error is a defect and is raised."""
@@ -112,6 +119,7 @@ class LaneProjector:
         await self._store.release(lease)
 
     async def _rest(self, seconds: float) -> None:
-        if seconds > 0:
+        if seconds > 0 and not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), timeout=seconds)
+                await asyncio.wait_for(self._wanted.wait(), timeout=seconds)
+        self._wanted.clear()

@@ -92,10 +92,16 @@ class OutboxProjector:
         self._polling = polling or Polling()
         self._observer = observer or Unobserved()
         self._stopping = asyncio.Event()
+        self._wanted = asyncio.Event()  # set by whoever ends a rest
 
     def stop(self) -> None:
         """Ends `run_forever` after the batch in hand. Idempotent; fit for a signal handler of the event loop."""
         self._stopping.set()
+        self._wanted.set()
+
+    def wake(self) -> None:
+        """Ends the present rest: something may have come. Fit to be called at any rate."""
+        self._wanted.set()
 
     async def run_forever(self) -> None:
         """Runs until `stop`. Outages are waited out; any other error is a defect and is raised."""
@@ -156,6 +162,7 @@ class OutboxProjector:
         return outage
 
     async def _rest(self, seconds: float) -> None:
-        if seconds > 0:
+        if seconds > 0 and not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), timeout=seconds)
+                await asyncio.wait_for(self._wanted.wait(), timeout=seconds)
+        self._wanted.clear()

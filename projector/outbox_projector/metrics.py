@@ -20,6 +20,7 @@ class Metrics:
         self.oldest_pending_seconds = self._gauge("outbox_oldest_pending_seconds", "Age of the oldest row in NEW")
         self.database_up = self._gauge("outbox_database_up", "1 if the last statement was answered")
         self.broker_up = self._gauge("outbox_broker_up", "1 if the last publish or check was answered")
+        self.listening = self._gauge("outbox_listening", "1 if commits wake the projector, 0 if it only polls")
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -303,3 +303,22 @@ async def test_the_tenant_of_the_context(sessions: Sessions, tenant: str, ledger
             await work.commit()
 
     assert await ledger.events() == [1]
+
+
+@pytest.mark.parametrize("earlier", [(), (1,)], ids=["the first event", "another event"])
+async def test_an_event_behind_the_commit_is_refused_not_lost(
+    sessions: Sessions, tenant: str, ledger: Ledger, earlier: tuple[int, ...]
+) -> None:
+    outbox = Outbox(tenant=tenant)
+    async with sessions() as session:
+        event.listen(session.sync_session, "after_commit", lambda _: outbox.add(session, Noted(2)), once=True)
+        session.add(Note(tenant=tenant, number=1))
+        for number in earlier:
+            outbox.add(session, Noted(number))
+        with pytest.raises(MisuseError, match=r"'tests.notes.Noted' came after the commit .* a transaction of its own"):
+            await session.commit()
+        await session.close()
+        outbox.add(session, Noted(3))
+        await session.commit()
+
+    assert await ledger.both() == ([1], [*earlier, 3])

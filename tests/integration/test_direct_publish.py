@@ -444,12 +444,14 @@ async def test_a_commit_that_failed_does_not_make_the_next_one_hold(
     assert await _are_available(sessions, rows.tenant)
 
 
+@pytest.mark.parametrize("bound_by", ["session", "table"])
 async def test_within_a_transaction_of_somebody_else_nothing_is_published(
-    engine: AsyncEngine, sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
+    engine: AsyncEngine, sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus, bound_by: str
 ) -> None:
     """It may still be rolled back."""
     async with engine.connect() as connection, connection.begin():
-        joined = async_sessionmaker(connection, join_transaction_mode="create_savepoint")
+        bind: dict[str, Any] = {"bind": connection} if bound_by == "session" else {"binds": {outbox_table: connection}}
+        joined = async_sessionmaker(**bind, join_transaction_mode="create_savepoint")
         async with UnitOfWork(joined, tenant_id=rows.tenant, message_bus=memory_bus) as work:
             register(Noted(1))
             await work.commit()
@@ -487,3 +489,49 @@ async def test_with_the_real_pulsar(
     assert await rows.statuses() == ["SENT"] * 3
     received = await topics.exactly(3, topic)
     assert [message.event_id for message in received] == [str(row.id) for row in await rows.all()]
+
+
+async def test_rows_of_a_session_of_several_databases_are_settled_as_well(
+    engine: AsyncEngine, sessions: Sessions, rows: Rows
+) -> None:
+    """It has no bind but those of its tables. What is not settled, the projector publishes again."""
+    bus = InMemoryMessageBus()
+    several = async_sessionmaker(binds={Note: engine, outbox_table: engine})
+    async with UnitOfWork(several, tenant_id=rows.tenant, message_bus=bus) as work:
+        work.session.add(Note(tenant=rows.tenant, number=1))
+        register(Noted(1))
+        await work.commit()
+    bus.refuse("tests.notes.Noted", Refusal("not today"))
+    async with UnitOfWork(several, tenant_id=rows.tenant, message_bus=bus) as work:
+        register(Noted(2))
+        await work.commit()
+
+    assert _numbers(bus.published) == [1]
+    assert await rows.statuses() == ["SENT", "NEW"]
+    assert (await _held_seconds(sessions, rows.tenant))[1] <= 0
+
+
+async def test_a_task_that_is_cancelled_while_it_publishes_leaves_the_rows_to_the_projector(
+    new_work: Any, engine: AsyncEngine, sessions: Sessions, rows: Rows
+) -> None:
+    called = asyncio.Event()
+
+    def hang(*_: Any) -> Any:
+        called.set()
+        return asyncio.Event().wait()
+
+    async def request() -> None:
+        async with new_work(message_bus=CallingBus(hang)) as work:
+            work.session.add(Note(tenant=rows.tenant, number=1))
+            register(Noted(1))
+            await work.commit()
+
+    task = asyncio.create_task(request())
+    await called.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await Ledger(sessions, rows.tenant).both() == ([1], [1])
+    assert await rows.statuses() == ["NEW"]
+    assert (await _held_seconds(sessions, rows.tenant))[0] > 0

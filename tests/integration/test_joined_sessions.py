@@ -114,14 +114,17 @@ async def test_a_session_that_runs_core_statements_and_is_not_committed(
 
 
 @MODES
+@pytest.mark.parametrize("bound_by", ["session", "table"])
 async def test_a_session_that_is_flushed_and_closed(
-    engine: AsyncEngine, tenant: str, ledger: Ledger, mode: str
+    engine: AsyncEngine, tenant: str, ledger: Ledger, mode: Any, bound_by: str
 ) -> None:
     """Whether its rows stay is for SQLAlchemy to say; the events go with them."""
     outbox = Outbox(tenant=tenant)
 
     def act(connection: Connection) -> None:
-        with _joined(connection, mode) as session:
+        by_table = {Note: connection, outbox.table: connection}
+        bind: Any = {"bind": connection} if bound_by == "session" else {"binds": by_table}
+        with Session(**bind, join_transaction_mode=mode) as session:
             session.add(Note(tenant=tenant, number=1))
             outbox.add(session, Noted(1))
             session.flush()

@@ -1,4 +1,5 @@
 """The connection is killed before each step of a commit in turn; row and event agree each time, on the real Postgres.
+So they do when the task is cancelled there.
 
 The steps are the statements of a unit of work and its COMMITs, counted in a run without a kill: those of the business
 transaction and, with a message bus, those that settle the rows afterwards.
@@ -6,6 +7,7 @@ transaction and, with a message bus, those that settle the rows afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -41,7 +43,7 @@ async def mortal_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 class Killer:
-    """Counts the steps of an engine's connections, and kills the connection before the `at`-th, from 1."""
+    """Counts the steps of an engine's connections, and before the `at`-th, from 1, kills it or cancels the task."""
 
     def __init__(self, engine: AsyncEngine, by: str, sessions: Sessions, at: int | None = None) -> None:
         self.steps: list[str] = []
@@ -72,6 +74,10 @@ class Killer:
             driver: Any = connection.connection.driver_connection
             if self._by == "transport":
                 driver.terminate()
+            elif self._by == "cancel":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
             else:
                 await_only(self._terminate(driver.get_server_pid()))
 
@@ -158,3 +164,25 @@ async def test_rows_that_could_not_be_settled_are_left_to_the_projector(
 
     assert len(bus.published) == 3
     assert [(row.status, row.available_at > row.created_at) for row in await rows.all()] == [("NEW", True)] * 3
+
+
+@pytest.mark.parametrize("directly", [False, True], ids=["projector", "direct-publish"])
+async def test_row_and_event_agree_wherever_the_task_is_cancelled(
+    mortal_engine: AsyncEngine, sessions: Sessions, directly: bool
+) -> None:
+    """Whether a COMMIT that was cancelled took place, only the database knows: both are there, or neither."""
+    counting = Killer(mortal_engine, "cancel", sessions)
+    with counting.watching():
+        tenant = unique("tenant")
+        await _work(mortal_engine, tenant, WitnessBus(Rows(sessions, tenant)) if directly else None)
+
+    business = counting.steps.index("COMMIT") + 1
+    for at in range(1, len(counting.steps) + 1):
+        tenant = unique("tenant")
+        bus = WitnessBus(Rows(sessions, tenant))
+        with Killer(mortal_engine, "cancel", sessions, at).watching():
+            task = asyncio.create_task(_work(mortal_engine, tenant, bus if directly else None))
+            assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+
+        both = await Ledger(sessions, tenant).both()
+        assert both in [([], [])] * (at <= business) + [([1, 2, 3], [1, 2, 3])] * (at >= business), f"before step {at}"

@@ -14,8 +14,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from bento_outbox import UnitOfWork
+from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.schema import apply_schema
 from tests.conftest import unique
+from tests.support.notes import Noted
 from tests.support.programs import Running, run, started
 from tests.support.pulsar_topics import Namespaces, Topics
 from tests.support.rows import Rows
@@ -118,6 +121,23 @@ async def test_rows_arrive_and_sigterm_ends_it(
     assert f'outbox_events_published_total{{tenant="{rows.tenant}"}} 301.0' in metrics
     assert health == (200, "ok\n")
     assert projector.lines[-1]["published"] == 301
+
+
+async def test_a_commit_wakes_it_from_a_rest_longer_than_this_test(
+    variables: dict[str, str], sessions: Sessions, rows: Rows, http: Http
+) -> None:
+    an_hour = {"OUTBOX_POLL_MIN_MILLISECONDS": "3600000", "OUTBOX_POLL_MAX_MILLISECONDS": "3600000"}
+    async with started("outbox-projector", "run", **variables | an_hour) as projector:
+        await projector.logged("listening")
+        await http.ready_saying("DatabaseReachable=True Connected")
+        async with UnitOfWork(sessions, tenant_id=rows.tenant) as work:
+            register(Noted(1))
+            await work.commit()
+        await eventually(_sent(rows, 1))
+        _, metrics = await http.get("metrics")
+        await _stopped(projector)
+
+    assert f'outbox_listening{{tenant="{rows.tenant}"}} 1.0' in metrics
 
 
 async def test_a_stop_under_load_leaves_nothing_half_done(

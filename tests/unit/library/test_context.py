@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import sessionmaker
 
 from bento_outbox import MisuseError, NoActiveUnitOfWork, TenantMissing, UnitOfWork, event_type
 from bento_outbox import register_event_from_aggregate as register
@@ -109,3 +110,28 @@ async def test_a_unit_of_work_begins_once() -> None:
     async with _Work() as work:
         with pytest.raises(MisuseError, match="already begun: make a new one"):
             await work.begin()
+
+
+async def test_a_task_that_outlives_its_unit_of_work_hears_of_it() -> None:
+    ended = asyncio.Event()
+
+    async def notice_later() -> None:
+        await ended.wait()
+        register(Noticed("too late"))
+
+    async with _Work():
+        task = asyncio.create_task(notice_later())
+    ended.set()
+
+    with pytest.raises(NoActiveUnitOfWork, match=r"Noticed was registered with a unit of work that is .* no longer"):
+        await task
+
+
+async def test_a_sync_session_is_not_taken_for_an_async_one() -> None:
+    """Its commit would succeed, and then raise."""
+    work = UnitOfWork(sessionmaker(), tenant_id="acme")  # type: ignore[arg-type] # the mistake
+
+    with pytest.raises(MisuseError, match=r"makes a Session, .* needs an AsyncSession: give it an async_sessionmaker"):
+        await work.begin()
+    with pytest.raises(NoActiveUnitOfWork):
+        register(Noticed("order-1"))

@@ -116,6 +116,7 @@ def test_the_metrics_tell_the_same(health: Health, metrics: Metrics) -> None:
         'outbox_oldest_pending_seconds{tenant="acme"} 1.5',
         'outbox_database_up{tenant="acme"} 1.0',
         'outbox_broker_up{tenant="acme"} 1.0',
+        'outbox_listening{tenant="acme"} 0.0',
     ]
 
 

@@ -1,0 +1,140 @@
+"""Wakes the projector when something was committed: LISTEN on one of the connections that it has anyway.
+
+Whether LISTEN works can only be seen by trying. A pooler that gives a connection of the server to each transaction
+(pgbouncer with pool_mode = transaction) answers it as if all were well, but what listens goes back to the pool, and
+nothing ever comes. Not even a notification to oneself tells: it may use the same connection of the server, and comes
+in with the answer. So the thing itself is tried: one connection does nothing, another notifies, the first must hear.
+
+    untried ──heard──► listening ──the connection ends──► untried again, and the projector is woken: it may have missed
+       │                                                  something
+       └─────not heard──► deaf: the projector polls; tried again after a long while
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from outbox_projector.database import Database, DatabaseUnavailable, translated
+from outbox_projector.policies import Retries
+
+log = structlog.get_logger()
+
+HEARING_SECONDS = 5.0
+"""A notification takes milliseconds; one that did not come in so long will not."""
+RECONNECT = Retries(initial_seconds=0.5, longest_seconds=10.0)
+"""Pauses while the database cannot be used."""
+DEAF_SECONDS = 600.0
+"""Until LISTEN is tried again where it did not work: somebody may have changed the pooler, which is rare."""
+TIDY_SECONDS = 60.0
+"""How often connections that a busy time has left are closed, but for the one that listens."""
+_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
+_TRIAL = "trial "
+"""Begins the payload of our own notifications, which wake nobody."""
+
+
+class Listener:
+    """Rings for each notification on a channel, and whenever one may have been missed."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        channel: str,
+        ring: Callable[[], None],
+        became: Callable[[bool], None] = lambda _: None,
+        hearing_seconds: float = HEARING_SECONDS,
+    ) -> None:
+        """ring: must not block or raise. became: told whether LISTEN works, whenever that changes."""
+        self._database = database
+        self._channel = channel
+        self._ring = ring
+        self._became = became
+        self._hearing_seconds = hearing_seconds
+        self._works: bool | None = None
+        self._driver: Any = None  # the connection that listens, as asyncpg knows it
+        self._trial: asyncio.Future[None] | None = None
+        self._payload = ""
+        self._wanted = asyncio.Event()
+
+    @property
+    def works(self) -> bool:
+        """Whether the next notification will be heard, as far as one can know."""
+        return self._works is True
+
+    async def run_forever(self) -> None:
+        """Listens until it is cancelled. Outages are waited out."""
+        failures = 0
+        while True:
+            self._wanted.clear()
+            try:
+                if self.works:
+                    await self._database.close_idle(but=self._driver)
+                else:
+                    self._become(await self._listen())
+                failures, pause = 0, TIDY_SECONDS if self.works else DEAF_SECONDS
+            except DatabaseUnavailable as outage:
+                # Whoever asks the database for events says so, and more often.
+                failures += 1
+                pause = RECONNECT.wait(failures)
+                log.debug("not listening", cause=str(outage), retry_in_seconds=round(pause, 1))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), timeout=pause)
+
+    async def _listen(self) -> bool:
+        """Makes one connection listen, and tries whether it hears. Raises DatabaseUnavailable."""
+        async with self._database.connect() as other, self._database.connect() as idle:
+            driver = (await idle.get_raw_connection()).driver_connection
+            assert driver is not None
+            self._trial, self._payload = asyncio.get_running_loop().create_future(), f"{_TRIAL}{uuid4()}"
+            driver.add_termination_listener(self._ended)
+            self._driver = driver
+            async with translated():
+                await driver.add_listener(self._channel, self._notified)
+            await other.execute(_NOTIFY, {"channel": self._channel, "payload": self._payload})
+            try:
+                await asyncio.wait_for(self._trial, timeout=self._hearing_seconds)
+            except TimeoutError:
+                self._driver = None
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DBAPIError):
+                    await driver.remove_listener(self._channel, self._notified)
+                return False
+        return True
+
+    def _notified(self, driver: object, _pid: int, _channel: str, payload: str) -> None:
+        if not payload.startswith(_TRIAL):
+            self._ring()
+        elif payload == self._payload and driver is self._driver and self._trial and not self._trial.done():
+            self._trial.set_result(None)
+
+    def _ended(self, driver: object) -> None:
+        if driver is self._driver:
+            self._driver, self._works = None, None
+            self._became(False)
+            self._wanted.set()
+            self._ring()
+
+    def _become(self, works: bool) -> None:
+        if works:
+            self._ring()  # what was committed before it listened
+        if works == self._works:
+            return
+        self._works = works
+        self._became(works)
+        if works:
+            log.info("listening")
+        else:
+            log.warning(
+                "LISTEN does not work here, probably because of a pooler that shares connections between transactions: "
+                "events are found by polling. For a faster way point the database URL at Postgres, "
+                "or at a pool with pool_mode = session",
+                retry_in_seconds=DEAF_SECONDS,
+            )
