@@ -21,6 +21,7 @@ class Program:
 
 
 IPROUTE = Program("iproute2", ("ip",))
+PGBOUNCER = Program("pgbouncer", ("pgbouncer", "/usr/sbin/pgbouncer"))
 MAVEN = Program("maven", ("mvn",))
 CONTAINERD = Program("containerd", ("containerd",))
 RUNC = Program("runc", ("runc",))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import Dialect, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -24,6 +25,10 @@ from bento_outbox.database_url import parse_database_url
 
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 60
+
+UNNAMED_STATEMENTS = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+"""For asyncpg and for SQLAlchemy: each statement is prepared anew, without a name. Behind a pooler that shares
+connections between transactions, a name may be taken already, or unknown in the next one. Costs a round trip each."""
 
 
 class DatabaseUnavailable(OutboxError):
@@ -88,6 +93,8 @@ class Database:
         }
         self._url = ""
         self._engine: AsyncEngine | None = None
+        self._shares = False  # whether connections are a pooler's, and those of the server behind it shared
+        self._changed: Callable[[], None] = lambda: None
         self._open: dict[Any, ConnectionPoolEntry] = {}  # by the driver's connection
         self._retired: set[asyncio.Task[None]] = set()
 
@@ -102,6 +109,10 @@ class Database:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
+    def on_change(self, call: Callable[[], None]) -> None:
+        """`call` when the URL has changed."""
+        self._changed = call
+
     async def close_idle(self, *, but: object) -> None:
         """Closes the connections that nobody uses just now, but for this one (as the driver knows it)."""
         for driver, entry in list(self._open.items()):
@@ -113,6 +124,8 @@ class Database:
     def _current(self) -> AsyncEngine:
         url = self._source.read()
         if self._engine is None or url != self._url:
+            if self._engine is not None:
+                self._changed()
             self._retire()
             try:
                 address = parse_database_url(url)
@@ -120,6 +133,8 @@ class Database:
                 raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
             # One for the loop, one for the measurements, two for the listener's trial.
             self._engine = create_async_engine(address, pool_size=4, max_overflow=0, connect_args=self._connect_args)
+            self._shares = False
+            event.listen(self._engine.sync_engine, "do_connect", self._connect)
             event.listen(self._engine.sync_engine, "connect", self._opened)
             self._url = url
         return self._engine
@@ -128,6 +143,18 @@ class Database:
         """Closes the connections."""
         self._retire()
         await asyncio.gather(*self._retired)
+
+    def _connect(
+        self, dialect: Dialect, _: object, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        if not self._shares:
+            connection: Any = dialect.connect(*arguments, **options)
+            # A pooler greets with a process id of its own making.
+            if connection.run_async(_process_id) == connection.driver_connection.get_server_pid():
+                return cast(DBAPIConnection, connection)
+            connection.close()
+            self._shares = True
+        return dialect.connect(*arguments, **options, **UNNAMED_STATEMENTS)
 
     def _opened(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         driver = connection.driver_connection
@@ -147,6 +174,12 @@ class Database:
             task = asyncio.create_task(engine.dispose(), name="close the connections of a former database URL")
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
+
+
+async def _process_id(driver: asyncpg.Connection) -> int:
+    statement = await driver.prepare("SELECT pg_backend_pid()", name="")
+    process_id: int = await statement.fetchval()
+    return process_id
 
 
 @asynccontextmanager

@@ -64,6 +64,7 @@ class Listener:
         self._trial: asyncio.Future[None] | None = None
         self._payload = ""
         self._wanted = asyncio.Event()
+        database.on_change(self._wanted.set)
 
     @property
     def works(self) -> bool:
@@ -87,7 +88,8 @@ class Listener:
                 pause = RECONNECT.wait(failures)
                 log.debug("not listening", cause=str(outage), retry_in_seconds=round(pause, 1))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), timeout=pause)
+                async with asyncio.timeout(pause):  # wait_for would lose a cancellation that comes with the event
+                    await self._wanted.wait()
 
     async def _listen(self) -> bool:
         """Makes one connection listen, and tries whether it hears. Raises DatabaseUnavailable."""
@@ -100,13 +102,15 @@ class Listener:
             async with translated():
                 await driver.add_listener(self._channel, self._notified)
             await other.execute(_NOTIFY, {"channel": self._channel, "payload": self._payload})
-            try:
-                await asyncio.wait_for(self._trial, timeout=self._hearing_seconds)
-            except TimeoutError:
+            heard, _ = await asyncio.wait([self._trial], timeout=self._hearing_seconds)
+            if not heard:
                 self._driver = None
                 with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DBAPIError):
                     await driver.remove_listener(self._channel, self._notified)
                 return False
+            self._trial.result()
+        if self._driver is None:
+            raise DatabaseUnavailable("the connection that listened has ended", reason="DatabaseUnreachable")
         return True
 
     def _notified(self, driver: object, _pid: int, _channel: str, payload: str) -> None:
@@ -116,8 +120,13 @@ class Listener:
             self._trial.set_result(None)
 
     def _ended(self, driver: object) -> None:
-        if driver is self._driver:
-            self._driver, self._works = None, None
+        if driver is not self._driver:
+            return
+        self._driver = None
+        if self._trial and not self._trial.done():
+            self._trial.set_exception(ConnectionResetError("the connection that was to listen has ended"))
+        if self._works:
+            self._works = None
             self._became(False)
             self._wanted.set()
             self._ring()

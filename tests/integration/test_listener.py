@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 from sqlalchemy import text
@@ -15,6 +17,9 @@ from bento_outbox.waking import channel_of
 from outbox_projector.database import Database
 from outbox_projector.listener import Listener
 from tests.conftest import unique
+from tests.support.pgbouncer import pgbouncer
+
+NOTHING_IS_HEARD_SECONDS = 1.0
 
 
 class Url:
@@ -30,14 +35,15 @@ class Url:
 class Heard:
     """A listener that runs, and what came of it, in order: "listening", "not listening", "ring"."""
 
-    def __init__(self, database: Database, channel: str) -> None:
+    def __init__(self, database: Database, channel: str, hearing_seconds: float) -> None:
+        self.database = database
         self._events: asyncio.Queue[str] = asyncio.Queue()
         self.listener = Listener(
             database,
             channel=channel,
             ring=lambda: self._events.put_nowait("ring"),
             became=lambda works: self._events.put_nowait("listening" if works else "not listening"),
-            hearing_seconds=30.0,
+            hearing_seconds=hearing_seconds,
         )
 
     @property
@@ -48,7 +54,8 @@ class Heard:
         return await self._events.get()
 
 
-Listening = Callable[[Url], AbstractAsyncContextManager[Heard]]
+class Listening(Protocol):
+    def __call__(self, url: Url, hearing_seconds: float = 30.0) -> AbstractAsyncContextManager[Heard]: ...
 
 
 @pytest.fixture
@@ -64,9 +71,9 @@ def url(database_url: str) -> Url:
 @pytest.fixture
 async def listening(channel: str) -> Listening:
     @asynccontextmanager
-    async def listening(url: Url) -> AsyncIterator[Heard]:
+    async def listening(url: Url, hearing_seconds: float = 30.0) -> AsyncIterator[Heard]:
         database = Database(url, name=channel)
-        heard = Heard(database, channel)
+        heard = Heard(database, channel, hearing_seconds)
         task = asyncio.create_task(heard.listener.run_forever())
         yield heard
         task.cancel()
@@ -123,3 +130,41 @@ async def test_it_listens_again_after_its_connection_ended_and_rings_for_what_it
         assert [await heard.next(), await heard.next()] == ["ring", "listening"]
         await _notify(engine, channel)
         assert await heard.next() == "ring"
+
+
+async def test_a_pooler_that_keeps_sessions_does_not_disturb(
+    listening: Listening, engine: AsyncEngine, channel: str, database_url: str, tmp_path: Path
+) -> None:
+    async with pgbouncer(database_url, tmp_path, "session") as through, listening(Url(through)) as heard:
+        assert [await heard.next(), await heard.next()] == ["ring", "listening"]
+        await _notify(engine, channel)
+        assert await heard.next() == "ring"
+
+
+async def test_a_pooler_that_shares_connections_between_transactions_is_noticed(
+    listening: Listening, database_url: str, tmp_path: Path
+) -> None:
+    async with (
+        pgbouncer(database_url, tmp_path, "transaction") as through,
+        listening(Url(through), NOTHING_IS_HEARD_SECONDS) as heard,
+    ):
+        assert await heard.next() == "not listening"
+        assert not heard.listener.works
+
+
+async def test_another_database_url_is_tried_at_once(
+    listening: Listening, engine: AsyncEngine, channel: str, database_url: str, tmp_path: Path
+) -> None:
+    async with pgbouncer(database_url, tmp_path, "transaction") as through:
+        url = Url(through)
+        async with listening(url, NOTHING_IS_HEARD_SECONDS) as heard:
+            assert await heard.next() == "not listening"
+            url.url = database_url
+            async with heard.database():  # as the lanes do all the time
+                pass
+            assert [await heard.next(), await heard.next()] == ["ring", "listening"]
+
+            url.url = through
+            async with heard.database():
+                pass
+            assert [await heard.next(), await heard.next()] == ["not listening", "ring"]
