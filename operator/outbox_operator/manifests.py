@@ -4,9 +4,10 @@ The schema of the CRD has filled in every default before an object gets here, so
 gets exactly the fields that matter to us; by server-side apply everything else stays with whoever set it, such as the
 annotation of `kubectl rollout restart`.
 
-Rights: the projector's service account may patch the status of its own OutboxTenant and nothing else. It may not read
-the Secret with the database's URL either: the kubelet mounts it, as an optional volume, so that a Secret which is
-missing is reported by the projector (and not by a pod that never starts), and recovery needs nobody when it appears.
+Rights: the projector's service account may get and patch the status of its own OutboxTenant and nothing else; what it
+gets is the whole object, so that it sees the requests in the spec. It may not read the Secret with the database's URL:
+the kubelet mounts it, as an optional volume, so that a Secret which is missing is reported by the projector (and not by
+a pod that never starts), and recovery needs nobody when it appears.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _role(tenant: Manifest) -> Manifest:
         "apiGroups": [OUTBOX_TENANT.group],
         "resources": [f"{OUTBOX_TENANT.plural}/status"],
         "resourceNames": [tenant["metadata"]["name"]],
-        "verbs": ["patch"],
+        "verbs": ["get", "patch"],
     }
     return _object(ROLE, tenant, rules=[rule])
 

@@ -31,6 +31,8 @@ from outbox_projector.metrics import Metrics
 from outbox_projector.policies import Polling, Retries
 from outbox_projector.pulsar_lane import PulsarLanePublisher
 from outbox_projector.reporter import Reporter
+from outbox_projector.request_store import RequestStore
+from outbox_projector.requeue import Requests, carrying_out
 from outbox_projector.settings import Settings
 from outbox_projector.store import Store
 
@@ -75,6 +77,9 @@ async def run(settings: Settings) -> None:
             writer=writer,
             heartbeat_seconds=settings.status_interval_seconds,
         )
+        if writer is not None:
+            store = RequestStore(database, table, settings.tenant_id)
+            await closing.enter_async_context(carrying_out(Requests(resource=writer, store=store, health=health)))
         await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
         log.info("started", **settings.model_dump(mode="json", exclude_none=True))
         await _run_until(stopping, projector, reporter, listener, settings.shutdown_grace_seconds)

@@ -1,6 +1,7 @@
-"""Writes the OutboxTenant's status: one server-side apply by plain HTTP.
+"""The projector's own OutboxTenant: writes its status by server-side apply, and reads it, by plain HTTP.
 
-A Kubernetes client library would cost more memory than the whole projector, for this one request.
+A Kubernetes client library would cost more memory than the whole projector, for these two requests. Every answer holds
+the whole object, spec included; the last one is kept, so that requests in the spec are seen without a watch.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from outbox_projector.reporter import StatusWriteFailed
 
 API_VERSION = "outbox.bento.dev/v1alpha1"
 FIELD_MANAGER = "outbox-projector"
+"""Of the reports. The answer to a request has a manager of its own, such as outbox-projector-requeue: a manager's next
+apply would remove what it leaves out."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class KubernetesStatus:
-    """The status of one OutboxTenant, written with the pod's own service account."""
+    """One OutboxTenant, with the rights of the pod's own service account. latest: as the API server last showed it."""
 
     def __init__(self, *, name: str, namespace: str, account: Path = SERVICE_ACCOUNT) -> None:
         """Raises MisuseError outside a pod."""
@@ -43,26 +47,44 @@ class KubernetesStatus:
             "kind": "OutboxTenant",
             "metadata": {"name": name, "namespace": namespace},
         }
+        self.latest: Mapping[str, Any] = {}
         self._account = account
         self._session: aiohttp.ClientSession | None = None
 
     async def write(self, status: Status) -> None:
         """Applies the projector's fields of the status. Raises StatusWriteFailed."""
+        await self._apply(status, FIELD_MANAGER)
+
+    async def write_request(self, action: str, status: Mapping[str, Any]) -> None:
+        """Applies status.requeue or status.discard. Raises StatusWriteFailed."""
+        await self._apply({action: status}, f"{FIELD_MANAGER}-{action}")
+
+    async def read(self) -> None:
+        """Brings `latest` up to date. Raises StatusWriteFailed."""
+        # From the API server's cache: what is a little old is seen at the next look, and costs its database nothing.
+        await self._request("GET", {"resourceVersion": "0"})
+
+    async def _apply(self, status: Mapping[str, Any], manager: str) -> None:
+        body = json.dumps({**self._object, "status": status})
+        await self._request("PATCH", {"fieldManager": manager, "force": "true"}, body)
+
+    async def _request(self, method: str, params: Mapping[str, str], body: str | None = None) -> None:
         try:
             # Tokens are short-lived and renewed in place.
             token = (self._account / "token").read_text().strip()
-            async with self._http().patch(
-                self._url,
-                params={"fieldManager": FIELD_MANAGER, "force": "true"},
-                data=json.dumps({**self._object, "status": status}),
-                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/apply-patch+yaml"},
-            ) as response:
+            headers = {"Authorization": f"Bearer {token}"}
+            if body is not None:
+                headers["Content-Type"] = "application/apply-patch+yaml"
+            async with self._http().request(method, self._url, params=params, data=body, headers=headers) as response:
                 if response.status >= 400:
                     raise StatusWriteFailed(f"the API server answered {response.status}: {await _message(response)}")
+                self.latest = json.loads(await response.text())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise StatusWriteFailed(
                 f"the API server cannot be reached: {str(error) or type(error).__name__}"
             ) from error
+        except ValueError as error:
+            raise StatusWriteFailed("the API server's answer is no JSON") from error
 
     async def close(self) -> None:
         """Closes the connection."""

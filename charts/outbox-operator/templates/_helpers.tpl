@@ -47,10 +47,10 @@ removes the children of an OutboxTenant.
 - apiGroups: [outbox.bento.dev]
   resources: [outboxtenants]
   verbs: [get, list, watch]
-# Its own part of the status; and nobody can grant what they do not have: each projector gets it for its own OutboxTenant.
+# Its own part of the status; and nobody can grant what they do not have: each projector gets both for its own OutboxTenant.
 - apiGroups: [outbox.bento.dev]
   resources: [outboxtenants/status]
-  verbs: [patch]
+  verbs: [get, patch]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, list, watch, create, patch]

@@ -52,15 +52,20 @@ def test_every_child_is_named_labelled_and_owned_alike(tenant: Build) -> None:
         }
 
 
-def test_the_role_allows_to_patch_the_own_status_and_nothing_else(tenant: Build) -> None:
+def test_the_role_allows_to_get_and_patch_the_own_status_and_nothing_else(tenant: Build) -> None:
     assert built(tenant())["Role"]["rules"] == [
         {
             "apiGroups": ["outbox.bento.dev"],
             "resources": ["outboxtenants/status"],
             "resourceNames": ["acme"],
-            "verbs": ["patch"],
+            "verbs": ["get", "patch"],
         }
     ]
+
+
+def test_a_request_changes_no_child_so_no_pod_restarts(tenant: Build) -> None:
+    asked = {"requestId": "one", "filter": {"type": "orders.Placed"}}
+    assert built(tenant(requeue=asked, discard=asked)) == built(tenant())
 
 
 def test_the_binding_connects_the_role_and_the_account_of_the_pod(tenant: Build) -> None:

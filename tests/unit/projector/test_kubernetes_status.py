@@ -1,4 +1,4 @@
-"""The one request to the API server, against a local one that speaks TLS with a certificate of its own."""
+"""The requests to the API server, against a local one that speaks TLS with a certificate of its own."""
 
 from __future__ import annotations
 
@@ -97,6 +97,40 @@ async def test_the_request_is_a_server_side_apply_of_the_status(api: ApiServer, 
         "metadata": {"name": "acme", "namespace": "shop"},
         "status": STATUS,
     }
+
+
+async def test_an_answer_to_a_request_leaves_the_report_alone(api: ApiServer, writer: KubernetesStatus) -> None:
+    """A manager's next apply removes what it leaves out: each has one of its own."""
+    await writer.write_request("requeue", {"requestId": "one"})
+    await writer.write_request("discard", {"requestId": "one"})
+
+    assert [request.query["fieldManager"] for request, _ in api.requests] == [
+        "outbox-projector-requeue",
+        "outbox-projector-discard",
+    ]
+    assert json.loads(api.requests[0][1])["status"] == {"requeue": {"requestId": "one"}}
+
+
+async def test_every_answer_shows_the_whole_object(api: ApiServer, writer: KubernetesStatus) -> None:
+    assert writer.latest == {}
+    api.body = '{"spec": {"requeue": {"requestId": "one"}}}'
+    await writer.write(STATUS)
+    assert writer.latest == {"spec": {"requeue": {"requestId": "one"}}}
+
+    api.body = '{"spec": {}}'
+    await writer.read()
+    assert writer.latest == {"spec": {}}
+    [_, (request, body)] = api.requests
+    assert (request.method, body) == ("GET", "")
+    assert request.path == "/apis/outbox.bento.dev/v1alpha1/namespaces/shop/outboxtenants/acme/status"
+    assert dict(request.query) == {"resourceVersion": "0"}
+    assert request.headers["Authorization"] == "Bearer first-token"
+
+
+async def test_an_answer_that_is_no_json_is_told(api: ApiServer, writer: KubernetesStatus) -> None:
+    api.body, api.content_type = "<html>", "text/html"
+    with pytest.raises(StatusWriteFailed, match="the API server's answer is no JSON"):
+        await writer.read()
 
 
 async def test_a_renewed_token_is_used_without_a_restart(
