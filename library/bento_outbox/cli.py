@@ -6,7 +6,7 @@ import click
 
 from bento_outbox import __version__
 from bento_outbox import schema as schema_module
-from bento_outbox.cli_options import database_url, on_database, schema_name, table_name
+from bento_outbox.cli_options import database_url, on_database, one_sentence, schema_name, table_name
 from bento_outbox.errors_cli import errors_group
 from bento_outbox.tenants_cli import tenants_group
 
@@ -68,4 +68,5 @@ def check(database_url: str, table: str, schema: str | None, row_level_security:
 @row_level_security
 def sql(table: str, schema: str | None, row_level_security: bool) -> None:
     """Print the SQL that creates the table, for those who migrate by hand."""
-    click.echo(schema_module.schema_sql(table=table, schema=schema, row_level_security=row_level_security))
+    with one_sentence():
+        click.echo(schema_module.schema_sql(table=table, schema=schema, row_level_security=row_level_security))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import click
@@ -36,8 +37,15 @@ def on_database(url: str, action: Callable[[AsyncEngine], Awaitable[_R]]) -> _R:
         finally:
             await engine.dispose()
 
-    try:
+    with one_sentence():
         return asyncio.run(run())
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Ends the command with the cause, not with a traceback."""
+    try:
+        yield
     except OutboxError as error:
         raise click.ClickException(str(error)) from error
     except (DBAPIError, OSError) as error:

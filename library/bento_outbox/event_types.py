@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from bento_outbox.errors import EventNotEncodable, MisuseError
+from bento_outbox.stored_text import stored_text
 
 
 class DomainEvent(Protocol):
@@ -68,10 +69,13 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
     """Class decorator: registers a dataclass, attrs class, msgspec Struct or pydantic model as the event type `name`.
 
     version: of the payload's schema, an integer from 1. schema_id: defaults to `name`.
-    Raises MisuseError if another class already has that name, or the version is below 1.
+    Raises MisuseError if another class already has that name, it is no name, or the version is below 1.
     """
-    if version < 1:
-        raise MisuseError(f"event type {name!r}: version is {version}, but versions count from 1")
+    if not isinstance(name, str):
+        raise MisuseError(f'{name!r} is no name of an event type: write @event_type("some.stable.name")')
+    if not stored_text("the name of an event type", name):
+        raise MisuseError("the name of an event type is empty: give one that is stable, such as orders.OrderPaid")
+    _check_version(name, "version", version)
 
     def register(cls: _C) -> _C:
         known = _classes.get(name)
@@ -93,13 +97,17 @@ def _place_of(thing: type | Upcaster) -> tuple[str, str, int]:
     return thing.__module__, thing.__qualname__, line
 
 
+def _check_version(name: str, what: str, version: object) -> None:
+    if not isinstance(version, int) or version < 1:
+        raise MisuseError(f"event type {name!r}: {what} is {version!r}, but versions count from 1")
+
+
 def upcaster(name: str, *, from_version: int) -> Callable[[_U], _U]:
     """Decorator: the function turns a payload of `from_version` into one of the next version, as decoded JSON.
 
     Raises MisuseError if another function does this step already, or the version is below 1.
     """
-    if from_version < 1:
-        raise MisuseError(f"event type {name!r}: from_version is {from_version}, but versions count from 1")
+    _check_version(name, "from_version", from_version)
 
     def register(function: _U) -> _U:
         known = _upcasters.get((name, from_version))
@@ -129,19 +137,25 @@ def encode(event: DomainEvent) -> Encoded:
             f"event {known.name!r} has aggregate_id {aggregate_id!r}: "
             f"it must be a non-empty string, since it decides the order of delivery"
         )
+    stored_text(f"the aggregate_id of event {known.name!r}", aggregate_id)
     event_id = getattr(event, "event_id", None) or uuid4()
     if not isinstance(event_id, UUID):
         raise EventNotEncodable(f"event {known.name!r} has event_id {event_id!r}: it must be a UUID, or not be there")
     return Encoded(known, event_id, aggregate_id, _to_json(event, known))
 
 
-def decode(type: str, version: int | None, payload: bytes) -> Any:  # noqa: A002 - as the column is called
+def decode(type: str, version: int | str | None, payload: bytes) -> Any:  # noqa: A002 - as the column is called
     """The event that a row or message holds, for consumers that have its class; older versions are upcast.
 
-    type, version: of the message's properties `type` and `schema_ver`; no version counts as the current one.
-    Raises MisuseError when the type is unknown, the version is newer than the class, or a step has no upcaster;
-    the class's own errors when the payload does not fit.
+    type, version: columns of the row or properties of the message, `type` and `schema_ver`, where a version is text;
+    no version counts as the current one.
+    Raises MisuseError when the type is unknown, the version is none or newer than the class, or a step has no
+    upcaster; the class's own errors when the payload does not fit.
     """
+    if isinstance(version, str):
+        version = int(version) if version.isdecimal() else 0
+    if version is not None:
+        _check_version(type, "schema_ver", version)
     cls = _classes.get(type)
     if cls is None:
         raise MisuseError(f"event type {type!r} is not registered: import the module that defines its class")
@@ -166,6 +180,10 @@ def _upcast(name: str, version: int, current: int, payload: bytes) -> bytes:
                 f"@upcaster({name!r}, from_version={step})"
             )
         content = _upcasters[name, step](content)
+        if not isinstance(content, dict):
+            raise MisuseError(
+                f"event type {name!r}: the upcaster from version {step} returned {content!r}, not the newer payload"
+            )
     return msgspec.json.encode(content)
 
 

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from functools import cache
 
 from bento_outbox.errors import MisuseError
+from bento_outbox.stored_text import stored_text
 
 CORRELATION_ID = "correlation_id"
 CAUSATION_ID = "causation_id"
@@ -30,8 +31,11 @@ def in_conversation(*, correlation_id: str, causation_id: str | None = None) -> 
 
     correlation_id: of the whole conversation, the same in every message of it.
     causation_id: of the message that is being handled, the direct cause of what is registered now.
+    Raises MisuseError when one is no text.
     """
     ids = {CORRELATION_ID: correlation_id} | ({CAUSATION_ID: causation_id} if causation_id else {})
+    for name, value in ids.items():
+        stored_text(name, value)
     token = _conversation.set(ids)
     try:
         yield
@@ -49,8 +53,8 @@ def capture(own: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in own.items():
             if name in RESERVED:
                 raise MisuseError(f"header {name!r} is the name of a property that we set: choose another")
-            if not isinstance(value, str):
-                raise MisuseError(f"header {name!r} is {value!r}: headers are text")
+            stored_text("the name of a header", name)
+            stored_text(f"header {name!r}", value)
         headers.update(own)
     return headers
 

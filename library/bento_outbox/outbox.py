@@ -16,11 +16,12 @@ from sqlalchemy import Table
 
 from bento_outbox.codec import Codec, PlainJson
 from bento_outbox.envelope import Envelope
-from bento_outbox.errors import EventNotEncodable
+from bento_outbox.errors import EventNotEncodable, MisuseError
 from bento_outbox.event_types import DomainEvent, EventType, encode
 from bento_outbox.headers import capture
 from bento_outbox.rows import writer_of
 from bento_outbox.session_events import AnySession, listen, take_along
+from bento_outbox.stored_text import stored_text
 from bento_outbox.table import outbox_table
 from bento_outbox.tenancy import TenantSource, resolve_tenant
 
@@ -40,6 +41,8 @@ class Outbox:
         table: made by `make_outbox_table`, if not `outbox` on the search path.
         codec: between JSON and the row, for encryption or compression.
         """
+        if not isinstance(table, Table):
+            raise MisuseError(f"the table is {table!r}: give one that `make_outbox_table` made")
         self.table = table
         self._tenant = tenant
         self._codec = codec or PlainJson()
@@ -73,7 +76,7 @@ class Outbox:
         ordering_key: str | None = None,
         topic: str | None = None,
     ) -> Envelope:
-        """The envelope of `event`, as `add` stores it."""
+        """The envelope of `event`, as `add` stores it. Raises EventNotEncodable, TenantMissing, MisuseError."""
         encoded = encode(event)
         tenant = resolve_tenant(tenant_id, self._tenant)
         return Envelope(
@@ -87,8 +90,8 @@ class Outbox:
                 self._codec.encode(encoded.payload, tenant_id=tenant, type=encoded.type.name), encoded.type
             ),
             headers=capture(headers),
-            ordering_key=ordering_key,
-            topic=topic,
+            ordering_key=None if ordering_key is None else stored_text("ordering_key", ordering_key),
+            topic=None if topic is None else stored_text("topic", topic),
         )
 
 

@@ -36,6 +36,12 @@ def unavailable(service_url: str, result: str, topic: str) -> BusUnavailable:
             f"{where} has no topic {topic}, or no namespace {namespace}: create it",
             reason="PulsarNamespaceNotFound",
         )
+    if result in ("ProducerBusy", "ProducerFenced"):
+        return BusUnavailable(
+            f"{where} keeps topic {topic} for another producer, which is exclusive, such as that of a projector with "
+            f"delivery.guarantee ExactlyOnce ({result}): leave publishing to it, or choose another topic",
+            reason="BrokerRefused",
+        )
     reason = OUTAGES.get(result, "BrokerRefused")
     sentence = {
         "BrokerUnreachable": f"{where} cannot be reached",

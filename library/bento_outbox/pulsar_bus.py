@@ -19,7 +19,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import pulsar
+try:
+    import pulsar
+except ImportError as error:  # the package called pulsar is another one
+    raise ImportError(f"{error}: the Pulsar client is installed by pip install 'bento-outbox[pulsar]'") from error
 
 from bento_outbox.bus import as_list
 from bento_outbox.envelope import Envelope

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shlex
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bento_outbox.errors import MisuseError, SchemaError
+from bento_outbox.errors import SchemaError
 from bento_outbox.migrations import protection
-from bento_outbox.table import make_outbox_table, quoted
+from bento_outbox.table import check_names, make_outbox_table, quoted
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-LONGEST_NAME = 63 - len("_alembic_version_pkc")
-"""Bytes; the longest name made of the table's must be one that Postgres takes."""
 
 _PROTECTED = text(
     "SELECT relrowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'own_tenant') "
@@ -70,6 +68,14 @@ def schema_sql(*, table: str = "outbox", schema: str | None = None, row_level_se
     return output.getvalue()
 
 
+def apply_command(table: str, schema: str | None, *, row_level_security: bool = False) -> str:
+    """What mends this table, as one types it."""
+    options = ["--row-level-security"] if row_level_security else []
+    options += ["--table", table] if table != "outbox" else []
+    options += ["--schema", schema] if schema else []
+    return f"`{shlex.join(['bento-outbox', 'schema', 'apply', *options])}`"
+
+
 def has_row_level_security(connection: Connection, table: str, schema: str | None) -> bool:
     """Whether row-level security is on, with the policy that this version knows. The table must exist."""
     found = connection.execute(_PROTECTED, {"table": quoted(Table(table, MetaData(), schema=schema), bare=True)})
@@ -81,8 +87,7 @@ def _config(
 ) -> Config:
     from alembic.config import Config
 
-    if len(table.encode()) > LONGEST_NAME:
-        raise MisuseError(f"the table name {table!r} is too long: at most {LONGEST_NAME} bytes")
+    check_names(table, schema)
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", "bento_outbox:migrations")
     config.attributes["bento_outbox"] = {"table": table, "schema": schema, "row_level_security": row_level_security}
@@ -111,12 +116,11 @@ def _validate(connection: Connection, table: str, schema: str | None, row_level_
     for wanted in metadata.tables.values():  # the outbox is the first
         name = f"{schema}.{wanted.name}" if schema else wanted.name
         if not inspector.has_table(wanted.name, schema=schema):
-            raise SchemaError(f"table {name} does not exist: run `bento-outbox schema apply`")
+            raise SchemaError(f"table {name} does not exist: run {apply_command(table, schema)}")
         found = {column["name"] for column in inspector.get_columns(wanted.name, schema=schema)}
         if missing := set(wanted.columns.keys()) - found:
-            raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run `bento-outbox schema apply`")
+            raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run {apply_command(table, schema)}")
     if row_level_security and not has_row_level_security(connection, table, schema):
         name = f"{schema}.{table}" if schema else table
-        raise SchemaError(
-            f"row-level security of table {name} is off: run `bento-outbox schema apply --row-level-security`"
-        )
+        command = apply_command(table, schema, row_level_security=True)
+        raise SchemaError(f"row-level security of table {name} is off: run {command}")

@@ -25,9 +25,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import registry
 
+from bento_outbox.errors import MisuseError
+
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
 LANE_TABLES = ("_lane", "_stream", "_flight", "_request")
 """What follows the outbox's name in the names of the projector's own tables."""
+
+LONGEST_NAME = 63 - len("_alembic_version_pkc")
+"""Bytes. Names made of the table's are longer, and what Postgres cuts off may be all that tells two of them apart."""
 
 # The parameter style matters: with the default one a % in a name would be doubled.
 _identifiers = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
@@ -42,12 +47,22 @@ def quoted(table: Table, *, bare: bool = False) -> str:
     return name if bare else name.replace(":", r"\:")
 
 
+def check_names(table: str, schema: str | None) -> None:
+    """Raises MisuseError when the tables could not be called so."""
+    if not table or len(table.encode()) > LONGEST_NAME:
+        raise MisuseError(f"the table name {table!r} is too {'long' if table else 'short'}: 1 to {LONGEST_NAME} bytes")
+    if schema == "":
+        raise MisuseError("the name of the schema is empty: leave it away for the first schema of the search path")
+
+
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:
     """The outbox table as part of `metadata`, with what the projector keeps beside it.
 
     The first index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows;
     the second finds the rows that wait for another attempt, and holds no others.
+    Raises MisuseError when the tables could not be called so.
     """
+    check_names(name, schema)
     now = func.now()
     table = Table(
         name,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from bento_outbox.errors import MisuseError, TenantMissing
+from bento_outbox.errors import TenantMissing
+from bento_outbox.stored_text import stored_text
 
 TenantSource = str | Callable[[], str | None] | None
 
@@ -43,6 +44,4 @@ def resolve_tenant(given: str | None, configured: TenantSource) -> str:
             "the event has no tenant: pass tenant_id, configure Outbox(tenant=...), "
             "or run the code inside `with acting_for(tenant_id)`"
         )
-    if not isinstance(found, str):
-        raise MisuseError(f"the tenant is {found!r}: it must be text")
-    return found
+    return stored_text("the tenant", found)

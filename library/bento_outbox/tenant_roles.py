@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from bento_outbox.ddl import renamed, script
 from bento_outbox.errors import MisuseError, SchemaError
-from bento_outbox.schema import has_row_level_security
+from bento_outbox.schema import apply_command, has_row_level_security
 from bento_outbox.statements import named_statements
 from bento_outbox.table import LANE_TABLES, quoted
 
@@ -119,6 +119,7 @@ class _Bindings:
         self._roles = Table(f"{table}_tenant_role", MetaData(), schema=schema)
         self._beside = [Table(table + suffix, MetaData(), schema=schema) for suffix in LANE_TABLES]
         self._name = f"{schema}.{table}" if schema else table
+        self._cure = apply_command(table, schema, row_level_security=True)
         self.names = {
             "table": quoted(self._outbox, bare=True),
             "roles_table": quoted(self._roles, bare=True),
@@ -133,9 +134,7 @@ class _Bindings:
         found = cls(connection, table, schema)
         seen = (await connection.execute(found.statement("look"), found.names)).first()
         if seen is None:
-            raise SchemaError(
-                f"table {found._name} does not exist: run `bento-outbox schema apply --row-level-security`"
-            )
+            raise SchemaError(f"table {found._name} does not exist: run {found._cure}")
         found._there, found._owner, found._quoted_schema = seen.has_bindings, seen.owner, seen.quoted_schema
         return found
 
@@ -146,16 +145,14 @@ class _Bindings:
 
     def require_bindings(self) -> None:
         if not self._there:
-            raise SchemaError(
-                f"no role was ever bound for table {self._name}: run `bento-outbox schema apply --row-level-security`"
-            )
+            raise SchemaError(f"no role was ever bound for table {self._name}: run {self._cure}")
 
     async def require_protection(self) -> None:
         protected = await self._connection.run_sync(lambda sync: has_row_level_security(sync, *self._key))
         if not protected:
             raise SchemaError(
                 f"row-level security of table {self._name} is off, so the role would see the rows of all tenants: "
-                f"run `bento-outbox schema apply --row-level-security`"
+                f"run {self._cure}"
             )
 
     async def create(self) -> None:

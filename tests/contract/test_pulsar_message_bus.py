@@ -11,6 +11,7 @@ import pytest
 
 from bento_outbox import BusUnavailable, Envelope, EventsRefused
 from bento_outbox.pulsar_bus import PulsarMessageBus
+from outbox_projector.pulsar_lane import PulsarLanePublisher
 from tests.support.envelopes import envelope
 from tests.support.programs import started
 from tests.support.pulsar_topics import Namespaces, Topics
@@ -260,3 +261,24 @@ async def _published_within(bus: PulsarMessageBus, event: Envelope, *, attempts:
         except BusUnavailable as error:
             last = error
     raise AssertionError(f"not published in {attempts} attempts") from last
+
+
+async def test_a_topic_that_a_projector_keeps_for_itself_is_an_outage_that_names_the_way_out(
+    new_bus: NewBus, topic: str, pulsar_url: str, topics: Topics
+) -> None:
+    """As with `delivery.guarantee: ExactlyOnce`, whose producer also fences those that were there before."""
+    before, after = new_bus(topic), new_bus(topic)
+    await before.publish(envelope())
+    lane = PulsarLanePublisher(pulsar_url, producer_name="lane-0", timeout_seconds=10)
+    await lane.open(topic)
+
+    with pytest.raises(BusUnavailable):
+        await before.publish(envelope())  # fenced, it hears nothing any more
+    for attempt in (before.publish(envelope()), after.publish(envelope()), after.check("acme")):
+        with pytest.raises(BusUnavailable, match=r"exclusive, .* ExactlyOnce .*: leave publishing to it") as raised:
+            await attempt
+        assert raised.value.reason == "BrokerRefused"
+
+    await lane.close()
+    await _published_within(after, envelope(), attempts=20)
+    assert len(await topics.exactly(2, topic)) == 2

@@ -14,8 +14,8 @@ from sqlalchemy import MetaData, Table, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Refusal
-from bento_outbox.schema import LONGEST_NAME, apply_schema, validate_schema
-from bento_outbox.table import make_outbox_table, outbox_table
+from bento_outbox.schema import apply_schema, validate_schema
+from bento_outbox.table import LONGEST_NAME, make_outbox_table, outbox_table
 from outbox_projector import Retries
 from outbox_projector.store import Claim, Store
 from tests.conftest import unique

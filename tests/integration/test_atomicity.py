@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import (
 from bento_outbox import MisuseError, Outbox, UnitOfWork, acting_for
 from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.database_url import parse_database_url
-from tests.support.notes import Ledger, Note, Noted, create_tables
+from tests.support.notes import Ledger, Note, Noted, Unstorable, create_tables
 from tests.support.session_cases import CASES, Desk
 from tests.support.statements import statements_of
 
@@ -117,7 +117,7 @@ async def test_a_late_event_that_the_database_refuses_takes_everything_along(
     sessions: Sessions, tenant: str, ledger: Ledger, hook: str
 ) -> None:
     async with UnitOfWork(sessions, tenant_id=tenant) as work:
-        late = lambda *_: register(Noted(2), ordering_key="text has no \0")  # noqa: E731
+        late = lambda *_: register(Unstorable(2))  # noqa: E731
         event.listen(work.session.sync_session, hook, late, once=True)
         work.session.add(Note(tenant=tenant, number=1))
         with pytest.raises(DBAPIError):

@@ -21,7 +21,7 @@ from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.table import outbox_table
 from outbox_projector import OutboxProjector
 from tests.support.envelopes import envelope
-from tests.support.notes import Ledger, Note, Noted, create_tables
+from tests.support.notes import Ledger, Note, Noted, Unstorable, create_tables
 from tests.support.pulsar_topics import Topics
 from tests.support.rows import Rows, write
 
@@ -147,7 +147,7 @@ async def test_a_rolled_back_unit_of_work_publishes_nothing(
 async def test_a_commit_that_fails_publishes_nothing(new_work: Any, rows: Rows, memory_bus: InMemoryMessageBus) -> None:
     async with new_work() as work:
         register(Noted(1))
-        register(Noted(2), topic="text has no \0")
+        register(Unstorable(2))
         with pytest.raises(DBAPIError):
             await work.commit()
         await work.rollback()
@@ -434,7 +434,7 @@ async def test_a_commit_that_failed_does_not_make_the_next_one_hold(
     new_work: Any, sessions: Sessions, rows: Rows
 ) -> None:
     async with new_work() as work:
-        register(Noted(1), topic="text has no \0")
+        register(Unstorable(1))
         with pytest.raises(DBAPIError):
             await work.commit()
         await work.session.rollback()

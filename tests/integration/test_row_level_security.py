@@ -108,6 +108,25 @@ async def test_no_function_of_its_own_sees_the_others(acme: AsyncEngine, owner: 
     assert await _tenants(acme, "tell(tenant_id)") == ["acme"]
 
 
+async def test_what_a_view_or_a_security_definer_function_shows_is_what_its_owner_sees(
+    acme: AsyncEngine, owner: AsyncEngine
+) -> None:
+    """Its own show no more than before. The caveat of the documentation: those of the table's owner show everything."""
+    function = "LANGUAGE sql SECURITY DEFINER AS 'SELECT tenant_id FROM outbox ORDER BY seq'"
+    await _execute(owner, "GRANT CREATE ON SCHEMA public TO PUBLIC")
+    for engine, name in ((acme, "of_acme"), (owner, "of_owner")):
+        await _execute(engine, f"CREATE FUNCTION told_{name}() RETURNS SETOF text {function}")
+        await _execute(engine, f"CREATE VIEW seen_{name} AS SELECT tenant_id FROM outbox ORDER BY seq")
+    await _execute(owner, "GRANT SELECT ON seen_of_owner TO PUBLIC")
+
+    async def seen(what: str) -> list[str]:
+        async with acme.connect() as connection:
+            return list((await connection.execute(text(f"SELECT * FROM {what}"))).scalars())
+
+    assert await seen("told_of_acme()") == await seen("seen_of_acme") == ["acme"]
+    assert await seen("told_of_owner()") == await seen("seen_of_owner") == ["acme", "bolt"]
+
+
 async def test_it_inserts_for_its_own_tenant_only(acme: AsyncEngine, owner: AsyncEngine) -> None:
     await _execute(acme, _insert("acme"))
     with pytest.raises(DBAPIError, match=REFUSED):

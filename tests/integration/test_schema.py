@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus, SchemaError
-from bento_outbox.schema import LONGEST_NAME, apply_schema, validate_schema
-from bento_outbox.table import outbox_table
+from bento_outbox.schema import apply_schema, validate_schema
+from bento_outbox.table import LONGEST_NAME, outbox_table
 from outbox_projector import OutboxProjector
 from tests.support.programs import Finished, run
 from tests.support.rows import Rows
@@ -259,8 +259,19 @@ async def test_the_printed_sql_makes_a_table_that_check_accepts(
             "begins with mysql://, but only Postgres is supported",
         ),
         ({}, ("apply", "--schema", "nowhere"), 'schema "nowhere" does not exist'),
-        ({}, ("apply", "--table", "t" * (LONGEST_NAME + 1)), f"is too long: at most {LONGEST_NAME} bytes"),
-        ({}, ("check", "--table", "nothing"), "table nothing does not exist: run `bento-outbox schema apply`"),
+        ({}, ("apply", "--table", "t" * (LONGEST_NAME + 1)), f"is too long: 1 to {LONGEST_NAME} bytes"),
+        (
+            {},
+            ("check", "--table", "nothing"),
+            "table nothing does not exist: run `bento-outbox schema apply --table nothing`",
+        ),
+        (
+            {},
+            ("check", "--schema", "my shop", "--row-level-security"),
+            "table my shop.outbox does not exist: run `bento-outbox schema apply --schema 'my shop'`",
+        ),
+        ({}, ("check", "--schema", ""), "the name of the schema is empty: leave it away"),
+        ({}, ("apply", "--table", ""), "the table name '' is too short"),
     ],
 )
 async def test_what_went_wrong_is_one_sentence(
@@ -290,3 +301,13 @@ async def test_without_a_url_the_variable_is_named() -> None:
 
     assert finished.code == 2
     assert "DATABASE_URL" in finished.errors
+
+
+async def test_sql_for_a_table_that_cannot_be_is_one_sentence_as_well() -> None:
+    finished = await run("bento-outbox", "schema", "sql", "--table", "t" * (LONGEST_NAME + 1))
+
+    assert (finished.code, finished.output) == (1, "")
+    assert (
+        finished.errors
+        == f"Error: the table name '{'t' * (LONGEST_NAME + 1)}' is too long: 1 to {LONGEST_NAME} bytes\n"
+    )

@@ -28,6 +28,7 @@ from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import make_outbox_table
 from tests.conftest import unique
+from tests.support.notes import Unstorable
 from tests.support.rows import Rows
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -177,7 +178,7 @@ async def test_an_event_that_the_table_does_not_take_takes_the_business_row_alon
     async with new_work() as work:
         order = Order(id=unique("order"))
         work.repository(Order).add(order)
-        register(Placed(order.id), ordering_key="text has no \0")
+        register(Unstorable(1))
         with pytest.raises(DBAPIError):
             await work.commit()
 

@@ -40,6 +40,12 @@ class Noted:
     event_id: UUID = field(default_factory=uuid4)
 
 
+@event_type("tests.notes.Unstorable", version=2**31)
+@dataclass(frozen=True)
+class Unstorable(Noted):
+    """The table refuses it: its version is larger than the column's integers."""
+
+
 async def create_tables(engine: AsyncEngine) -> None:
     """Idempotent."""
     async with engine.begin() as connection:

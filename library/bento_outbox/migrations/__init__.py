@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bento_outbox.ddl import script
-from bento_outbox.table import LANE_TABLES
+from bento_outbox.table import LANE_TABLES, check_names
 
 __all__ = ["downgrade_outbox", "enable_row_level_security", "ignore_outbox", "upgrade_outbox"]
 
@@ -105,5 +105,6 @@ def ignore_outbox(*, table: str = "outbox", schema: str | None = None) -> Callab
 
 
 def _execute(op: Operations, file: str, table: str, schema: str | None) -> None:
+    check_names(table, schema)
     for statement in script("bento_outbox.migrations", file, table=table, schema=schema):
         op.execute(statement)

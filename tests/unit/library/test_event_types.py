@@ -194,10 +194,49 @@ def test_a_module_that_is_loaded_again_may_register_its_classes_again() -> None:
     assert Outbox().seal(load()("order-1"), tenant_id="acme").type == "tests.LoadedTwice"
 
 
-@pytest.mark.parametrize("version", [0, -1])
-def test_versions_count_from_1(version: int) -> None:
-    with pytest.raises(MisuseError, match=f"version is {version}, but versions count from 1"):
+@pytest.mark.parametrize("version", [0, -1, "2", 1.5])
+def test_versions_count_from_1(version: Any) -> None:
+    with pytest.raises(MisuseError, match=f"version is {version!r}, but versions count from 1"):
         event_type("tests.Versioned", version=version)
+
+
+def test_the_decorator_without_a_name_is_refused_and_leaves_no_function_in_the_place_of_the_class() -> None:
+    with pytest.raises(MisuseError, match=r"Nameless'> is no name of an event type: write @event_type\("):
+
+        @event_type  # type: ignore[arg-type] # the mistake
+        @dataclass
+        class Nameless:
+            aggregate_id: str
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("", "is empty: give one"), ("a\0b", "holds the character NUL")])
+def test_a_name_that_cannot_be(name: str, complaint: str) -> None:
+    with pytest.raises(MisuseError, match=complaint):
+        event_type(name)
+
+
+ON_THE_WAY: list[dict[str, Any]] = [
+    *({name: value} for name in ("ordering_key", "topic", "tenant_id") for value in ("a\0b", "\ud800")),
+    {"headers": {"campaign": "a\0b"}},
+    {"headers": {"\ud800": "spring"}},
+]
+
+
+@pytest.mark.parametrize("options", ON_THE_WAY, ids=repr)
+def test_text_that_cannot_be_stored_fails_the_caller(options: dict[str, Any]) -> None:
+    with pytest.raises(EventNotEncodable, match=r"holds the character NUL|cannot be written in UTF-8"):
+        Outbox().seal(Happened(), **({"tenant_id": "acme"} | options))
+
+
+@pytest.mark.parametrize("options", [{"ordering_key": 7}, {"topic": b"orders"}, {"headers": {1: "spring"}}], ids=repr)
+def test_what_is_no_text_fails_the_caller(options: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match="it must be text"):
+        Outbox().seal(Happened(), tenant_id="acme", **options)
+
+
+def test_a_table_is_not_given_by_its_name() -> None:
+    with pytest.raises(MisuseError, match="the table is 'outbox': give one that `make_outbox_table` made"):
+        Outbox(table="outbox")  # type: ignore[arg-type] # the mistake
 
 
 def _below(error: type[BaseException]) -> Iterator[type[BaseException]]:

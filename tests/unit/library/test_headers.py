@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -86,8 +87,18 @@ def test_names_of_our_properties_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("value", [7, None, b"bytes"])
 def test_headers_are_text(value: Any) -> None:
-    with pytest.raises(MisuseError, match=re.escape(f"header 'retries' is {value!r}: headers are text")):
+    with pytest.raises(MisuseError, match=re.escape(f"header 'retries' is {value!r}: it must be text")):
         capture({"retries": value})
+
+
+@pytest.mark.parametrize("ids", [{"correlation_id": UUID(int=7)}, {"correlation_id": "a", "causation_id": 7}])
+def test_ids_of_a_conversation_are_text(ids: dict[str, Any]) -> None:
+    """Said where they are given, not where the next event is registered."""
+    name, value = list(ids.items())[-1]
+    with pytest.raises(MisuseError, match=re.escape(f"{name} is {value!r}: it must be text")), in_conversation(**ids):
+        pass
+
+    assert capture() == {}
 
 
 def _trace_id(headers: dict[str, str]) -> str:

@@ -65,3 +65,18 @@ def test_service_urls_that_the_client_takes(url: str) -> None:
 def test_service_urls_that_it_does_not_take_are_refused_at_once(url: str) -> None:
     with pytest.raises(MisuseError, match=r"pulsar://host:6650 or pulsar\+ssl://host:6651"):
         PulsarMessageBus(url)
+
+
+def test_without_the_client_the_error_names_the_extra(pytester: pytest.Pytester) -> None:
+    """The package that is called like the module is another one."""
+    pytester.makepyfile("""
+        import sys
+        import pytest
+
+        def test_import():
+            sys.modules["pulsar"] = None
+            with pytest.raises(ImportError, match=r"pip install 'bento-outbox\\[pulsar\\]'"):
+                import bento_outbox.pulsar_bus
+    """)
+
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)

@@ -118,10 +118,13 @@ def _currency(payload: dict[str, Any]) -> dict[str, Any]:
         (1, b'{"aggregate_id": "order-1", "total": 12}'),
         (2, b'{"aggregate_id": "order-1", "total_cents": 1200}'),
         (3, b'{"aggregate_id": "order-1", "total_cents": 1200, "currency": "EUR"}'),
+        ("1", b'{"aggregate_id": "order-1", "total": 12}'),
+        ("3", b'{"aggregate_id": "order-1", "total_cents": 1200, "currency": "EUR"}'),
         (None, b'{"aggregate_id": "order-1", "total_cents": 1200, "currency": "EUR"}'),
     ],
 )
-def test_each_older_version_is_cast_up_step_by_step(version: int | None, payload: bytes) -> None:
+def test_each_older_version_is_cast_up_step_by_step(version: int | str | None, payload: bytes) -> None:
+    """As text it is a property of the message."""
     assert decode("tests.upcast.Placed", version, payload) == Placed("order-1", 1200, "EUR")
 
 
@@ -186,7 +189,27 @@ def test_a_module_that_is_loaded_again_may_register_its_upcasters_again() -> Non
     load()
 
 
-@pytest.mark.parametrize("version", [0, -1])
-def test_steps_begin_at_version_1(version: int) -> None:
-    with pytest.raises(MisuseError, match=f"from_version is {version}, but versions count from 1"):
+@pytest.mark.parametrize("version", [0, -1, "1"])
+def test_steps_begin_at_version_1(version: Any) -> None:
+    with pytest.raises(MisuseError, match=f"from_version is {version!r}, but versions count from 1"):
         upcaster("tests.upcast.Placed", from_version=version)
+
+
+@pytest.mark.parametrize("version", [0, -1, "0", "", "two", 1.5])
+def test_a_version_that_cannot_be(version: Any) -> None:
+    with pytest.raises(MisuseError, match=r"'tests\.upcast\.Placed': schema_ver is .*, but versions count from 1"):
+        decode("tests.upcast.Placed", version, b"{}")
+
+
+def test_an_upcaster_must_return_the_payload() -> None:
+    @event_type("tests.upcast.Forgetful", version=2)
+    @dataclass
+    class Forgetful:
+        aggregate_id: str
+
+    @upcaster("tests.upcast.Forgetful", from_version=1)
+    def _changes_it_in_place(payload: dict[str, Any]) -> Any:
+        payload["added"] = True
+
+    with pytest.raises(MisuseError, match="the upcaster from version 1 returned None, not the newer payload"):
+        decode("tests.upcast.Forgetful", 1, b'{"aggregate_id": "order-1"}')
