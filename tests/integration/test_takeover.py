@@ -6,6 +6,9 @@ import json
 import signal
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from itertools import cycle
+
+import pytest
 
 from tests.support.programs import Running, started
 from tests.support.pulsar_topics import Namespaces, Topics
@@ -16,9 +19,18 @@ EVENTS = 6_000
 KILLS = 5
 
 
+@pytest.mark.parametrize("batchings", [("Default",), ("KeyBased",), ("Default", "KeyBased")], ids="-".join)
 async def test_kill_9_loses_doubles_and_reorders_nothing(
-    rows: Rows, database_url: str, pulsar_url: str, own_namespace: str, namespaces: Namespaces, topics: Topics
+    rows: Rows,
+    database_url: str,
+    pulsar_url: str,
+    own_namespace: str,
+    namespaces: Namespaces,
+    topics: Topics,
+    batchings: tuple[str, ...],
 ) -> None:
+    """batchings: what the owners are set to, in turn."""
+    settings = cycle(batchings)
     await namespaces.set(own_namespace, "deduplication", True)
     topic = f"persistent://{own_namespace}/events"
     written = await rows.insert_many(EVENTS, aggregates=20)
@@ -32,6 +44,7 @@ async def test_kill_9_loses_doubles_and_reorders_nothing(
                 "tests.support.lane_process",
                 rows.tenant,
                 topic,
+                next(settings),
                 EVENTS_DATABASE=database_url,
                 PULSAR_URL=pulsar_url,
             )

@@ -1,4 +1,4 @@
-"""`python -m tests.support.lane_process TENANT TOPIC`: one contender for lane 0, until it is killed.
+"""`python -m tests.support.lane_process TENANT TOPIC BATCHING`: one contender for lane 0, until it is killed.
 
 Logs `busy` once it has settled a few flights as the owner. Reads EVENTS_DATABASE and PULSAR_URL.
 """
@@ -9,10 +9,12 @@ import asyncio
 import json
 import os
 import sys
+from typing import cast
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from bento_outbox.database_url import parse_database_url
+from bento_outbox.pulsar_bus import Batching
 from bento_outbox.table import outbox_table
 from outbox_projector.flights import Lease, LeaseLost
 from outbox_projector.lane import Lane
@@ -39,7 +41,7 @@ class Busy(Unobserved):
             print(json.dumps({"event": "busy"}), flush=True)
 
 
-async def main(tenant: str, topic: str) -> None:
+async def main(tenant: str, topic: str, batching: Batching) -> None:
     engine = create_async_engine(parse_database_url(os.environ["EVENTS_DATABASE"]))
     sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(engine, expire_on_commit=False)
     store = PostgresLaneStore(
@@ -50,6 +52,7 @@ async def main(tenant: str, topic: str) -> None:
         owner=str(os.getpid()),
         retries=Retries(),
         topic_of=lambda _event: topic,
+        by_key=batching == "KeyBased",
         lease_seconds=1.0,
     )
     while True:
@@ -58,13 +61,15 @@ async def main(tenant: str, topic: str) -> None:
             await asyncio.sleep(0.02)
             continue
         try:
-            await _lane(lease, store, tenant, topic).run()
+            await _lane(lease, store, tenant, topic, batching).run()
         except LeaseLost:
             print(json.dumps({"event": "lost"}), flush=True)
 
 
-def _lane(lease: Lease, store: PostgresLaneStore, tenant: str, topic: str) -> Lane:
-    publisher = PulsarLanePublisher(os.environ["PULSAR_URL"], producer_name=f"{tenant}-0", configured_topic=topic)
+def _lane(lease: Lease, store: PostgresLaneStore, tenant: str, topic: str, batching: Batching) -> Lane:
+    publisher = PulsarLanePublisher(
+        os.environ["PULSAR_URL"], producer_name=f"{tenant}-0", configured_topic=topic, batching=batching
+    )
     return Lane(
         lease=lease,
         store=store,
@@ -77,4 +82,4 @@ def _lane(lease: Lease, store: PostgresLaneStore, tenant: str, topic: str) -> La
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main(sys.argv[1], sys.argv[2], cast("Batching", sys.argv[3])))
