@@ -6,7 +6,11 @@ has one; `partitionkey` is the Partitioning extension, `traceparent` the Distrib
 
 from __future__ import annotations
 
+import re
+from urllib.parse import quote
+
 from bento_outbox.envelope import Envelope
+from bento_outbox.errors import MisuseError
 from bento_outbox.headers import CAUSATION_ID, CORRELATION_ID
 
 PREFIX = "ce_"
@@ -14,6 +18,26 @@ EXTENSIONS = {"traceparent": "traceparent", "tracestate": "tracestate"} | {
     CORRELATION_ID: "correlationid",
     CAUSATION_ID: "causationid",
 }
+_PUNCTUATION = "-._~:/?#[]@!$&'()*+,;="
+_URI_REFERENCE = re.compile(rf"([A-Za-z0-9{re.escape(_PUNCTUATION)}]|%[0-9A-Fa-f]{{2}})+")
+
+
+def check_source(template: str) -> str:
+    """The template, when it makes sources: a URI reference in which {tenant} stands for the tenant's id.
+
+    Raises MisuseError.
+    """
+    if not _URI_REFERENCE.fullmatch(template.replace("{tenant}", "tenant")):
+        raise MisuseError(
+            f"CloudEvents source {template!r} is no URI reference: write one such as /tenants/{{tenant}}, "
+            f"where {{tenant}} stands for the tenant's id"
+        )
+    return template
+
+
+def source_of(event: Envelope, template: str) -> str:
+    """The event's source, by a template that `check_source` has taken."""
+    return template.replace("{tenant}", quote(event.tenant_id, safe=""))
 
 
 def cloudevents_properties(event: Envelope, *, source: str) -> dict[str, str]:
@@ -30,10 +54,10 @@ def cloudevents_properties(event: Envelope, *, source: str) -> dict[str, str]:
         "partitionkey": event.ordering_key or event.aggregate_id,
         "tenantid": event.tenant_id,
     }
-    if event.created_at is not None:
-        attributes["time"] = event.created_at.isoformat()
+    if (created := event.created_in_utc) is not None:
+        attributes["time"] = created.isoformat()
     if event.schema_id is not None:
         version = "" if event.schema_ver is None else f":{event.schema_ver}"
-        attributes["dataschema"] = f"urn:schema:{event.schema_id}{version}"
+        attributes["dataschema"] = f"urn:schema:{quote(event.schema_id, safe=_PUNCTUATION)}{version}"
     attributes |= {EXTENSIONS[name]: value for name, value in event.headers.items() if name in EXTENSIONS}
     return {f"{PREFIX}{name}": value for name, value in attributes.items()} | {"content-type": "application/json"}

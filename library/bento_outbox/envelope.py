@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 
@@ -40,3 +40,11 @@ class Envelope:
     ordering_key: str | None = None
     topic: str | None = None
     created_at: datetime | None = None
+
+    @property
+    def created_in_utc(self) -> datetime | None:
+        """`created_at` in UTC. The driver gives `infinity`, which a table may hold, as a moment without a zone."""
+        moment = self.created_at
+        if moment is None:
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

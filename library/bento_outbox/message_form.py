@@ -2,7 +2,8 @@
 
 payload     as it is stored, byte for byte
 key         ordering_key, or else aggregate_id: what has the same key stays in order
-properties  the columns under their own names, and the headers, which cannot bear the name of a column
+properties  the columns under their own names, and the headers, which cannot bear the name of a column; where it is
+            wanted, also the attributes that make the message a CloudEvent
 event time  created_at, in milliseconds since 1970
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from bento_outbox.cloudevents import cloudevents_properties, source_of
 from bento_outbox.envelope import Envelope
 from bento_outbox.headers import COLUMNS
 
@@ -34,9 +36,9 @@ class Message:
         return len(self.payload) + sum(len(text.encode()) for text in texts)
 
 
-def message_of(event: Envelope) -> Message:
-    """The event's message."""
-    created = None if event.created_at is None else _in_utc(event.created_at)
+def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Message:
+    """The event's message. cloudevents_source: see `check_source`; None: no CloudEvent."""
+    created = event.created_in_utc
     columns = {
         "event_id": str(event.id),
         "type": event.type,
@@ -46,15 +48,13 @@ def message_of(event: Envelope) -> Message:
         "schema_ver": None if event.schema_ver is None else str(event.schema_ver),
         "created_at": None if created is None else created.isoformat(),
     }
-    headers = {name: value for name, value in event.headers.items() if name not in COLUMNS}
+    properties = {name: value for name, value in event.headers.items() if name not in COLUMNS}
+    if cloudevents_source is not None:
+        properties |= cloudevents_properties(event, source=source_of(event, cloudevents_source))
+    properties |= {name: value for name, value in columns.items() if value is not None}
     return Message(
         payload=event.payload,
         key=event.ordering_key or event.aggregate_id,
-        properties=headers | {name: value for name, value in columns.items() if value is not None},
+        properties=properties,
         event_time=None if created is None or created <= _EPOCH else (created - _EPOCH) // _MILLISECOND,
     )
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """The driver gives `infinity`, which a table may hold, as a moment without a zone."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

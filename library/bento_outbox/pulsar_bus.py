@@ -25,6 +25,7 @@ except ImportError as error:  # the package called pulsar is another one
     raise ImportError(f"{error}: the Pulsar client is installed by pip install 'bento-outbox[pulsar]'") from error
 
 from bento_outbox.bus import as_list
+from bento_outbox.cloudevents import check_source
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
 from bento_outbox.message_form import message_of
@@ -86,17 +87,22 @@ class PulsarMessageBus:
         timeout_seconds: int = 10,
         compression: Compression = "None",
         batching: Batching = "Default",
+        cloudevents_source: str | None = None,
         lookup_only: bool = False,
     ) -> None:
         """No connection is made yet.
 
         service_url: `pulsar://host:6650`. topic: template, see `check_topic_template`.
         timeout_seconds: for a connection, a lookup, and from send to the broker's answer.
+        cloudevents_source: makes messages CloudEvents, see `cloudevents.check_source`.
         lookup_only: `check` makes no producer, for one that owns the topic would be in its way.
         """
         self._service_url = check_service_url(service_url)
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
+        self._message_of = partial(
+            message_of, cloudevents_source=cloudevents_source and check_source(cloudevents_source)
+        )
         self._options = producer_options(compression, batching)
         self._lookup_only = lookup_only
         self._client: Any = None  # the client has no types
@@ -213,7 +219,7 @@ class PulsarMessageBus:
 
         def send_all() -> None:
             for event, answer in zip(events, answers, strict=True):
-                message = message_of(event)
+                message = self._message_of(event)
                 producer.send_async(
                     message.payload,
                     partial(_hop, loop, answer),

@@ -24,6 +24,7 @@ FROM_SPEC: Final[Mapping[str, str]] = {
     "PULSAR_TOPIC": "pulsar.topic",
     "PULSAR_COMPRESSION": "pulsar.compression",
     "PULSAR_BATCHING": "pulsar.batching",
+    "PULSAR_CLOUDEVENTS_SOURCE": "pulsar.cloudEvents.source",
     "GUARANTEE": "delivery.guarantee",
     "BATCH_SIZE": "delivery.batchSize",
     "MAX_RETRIES": "delivery.maxRetries",

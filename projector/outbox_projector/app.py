@@ -11,12 +11,14 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Protocol
 
 import structlog
 from sqlalchemy import MetaData, Table
 
 from bento_outbox import MessageBus
+from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.table import make_outbox_table, quoted
 from bento_outbox.waking import channel_of
@@ -55,6 +57,7 @@ async def run(settings: Settings) -> None:
         timeout_seconds=settings.pulsar_timeout_seconds,
         compression=settings.pulsar_compression,
         batching=settings.pulsar_batching,
+        cloudevents_source=settings.pulsar_cloudevents_source,
         lookup_only=settings.guarantee == "ExactlyOnce",
     )
     projector = _projector(settings, table, database, bus, health)
@@ -124,6 +127,7 @@ def _projector(settings: Settings, table: Table, database: Database, bus: Messag
         timeout_seconds=settings.pulsar_timeout_seconds,
         compression=settings.pulsar_compression,
         batching=settings.pulsar_batching,
+        message_of=partial(message_of, cloudevents_source=settings.pulsar_cloudevents_source),
     )
     return LaneProjector(
         database,

@@ -24,7 +24,7 @@ from typing import Any
 
 import pulsar
 
-from bento_outbox import BusUnavailable, EventsRefused, Refusal
+from bento_outbox import BusUnavailable, Envelope, EventsRefused, Refusal
 from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
 from bento_outbox.pulsar_bus import Batching, Compression, check_service_url, close_aside, producer_options
@@ -64,6 +64,7 @@ class PulsarLanePublisher:
         timeout_seconds: float = 10,
         compression: Compression = "None",
         batching: Batching = "Default",
+        message_of: Callable[[Envelope], Message] = message_of,
     ) -> None:
         """No connection is made yet.
 
@@ -72,6 +73,7 @@ class PulsarLanePublisher:
         configured_topic: trouble with it is an outage; any other topic was chosen by rows, and they are refused.
         timeout_seconds: for a connection, a lookup, and from a flight to the broker's answer.
         batching: of most flights; one that an earlier owner has cut otherwise takes another producer.
+        message_of: the form of messages.
         """
         self._service_url = check_service_url(service_url)
         self._producer_name = producer_name
@@ -79,6 +81,7 @@ class PulsarLanePublisher:
         self._configured_topic = configured_topic
         self._timeout = timeout_seconds
         self._compression = compression
+        self._message_of = message_of
         self._by_key = batching == "KeyBased"
         self._client: Any = None  # the client has no types
 
@@ -96,6 +99,7 @@ class PulsarLanePublisher:
             topic,
             self._timeout,
             self._trouble,
+            message_of=self._message_of,
             by_key=self._by_key,
             reopen=partial(self._reopen, topic),
         )
@@ -161,6 +165,7 @@ class PulsarLaneProducer:
         timeout_seconds: float,
         trouble: Callable[[str, str], Exception],
         *,
+        message_of: Callable[[Envelope], Message] = message_of,
         by_key: bool,
         reopen: Callable[[pulsar.Producer, bool], pulsar.Producer],
     ) -> None:
@@ -169,6 +174,7 @@ class PulsarLaneProducer:
         self._topic = topic
         self._timeout = timeout_seconds
         self._trouble = trouble
+        self._message_of = message_of
         self._by_key = by_key
         self._reopen = reopen
         # Right on a new connection only; -1 stands for none.
@@ -182,7 +188,7 @@ class PulsarLaneProducer:
 
     async def publish(self, flight: Flight) -> bool:
         """Whether the broker stored all of it now. Raises BusUnavailable, EventsRefused, FlightRefused, LeaseLost."""
-        messages = [message_of(event) for event in flight.events]
+        messages = [self._message_of(event) for event in flight.events]
         # A limit that was learned must not refuse what was sent, and perhaps stored, before it was known.
         size = check_size(messages, MOST_BYTES if flight.recovered else self._most_bytes)
         entries = entries_of(flight, messages)

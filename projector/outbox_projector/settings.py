@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento_outbox import MisuseError
+from bento_outbox.cloudevents import check_source
 from bento_outbox.pulsar_bus import DEFAULT_TOPIC, Batching, Compression, check_service_url, check_topic_template
 
 
@@ -53,6 +54,8 @@ class Settings(BaseSettings):
     """Of batches. LZ4 takes little CPU; ZSTD makes them smaller."""
     pulsar_batching: Batching = "Default"
     """KeyBased: no batch holds two keys, which Key_Shared consumers need; more, smaller batches."""
+    pulsar_cloudevents_source: Annotated[str, _checked_by(check_source)] | None = None
+    """URI reference with {tenant}: messages are CloudEvents of this source; unset: they are none."""
 
     guarantee: Literal["AtLeastOnce", "ExactlyOnce"] = "AtLeastOnce"
     """ExactlyOnce: once each into the topic, in order per key. Needs deduplication in the namespace, and the topic to

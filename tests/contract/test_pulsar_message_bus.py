@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bento_outbox import BusUnavailable, Envelope, EventsRefused
+from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from outbox_projector.pulsar_lane import PulsarLanePublisher
 from tests.support.envelopes import envelope
@@ -56,6 +57,16 @@ async def test_a_message_as_a_consumer_gets_it(new_bus: NewBus, topic: str, topi
         "traceparent": "00-1-2-01",
         "käse": "Žofie 🎉",
     }
+
+
+async def test_a_message_may_be_a_cloudevent(new_bus: NewBus, topic: str, topics: Topics) -> None:
+    event = envelope()
+    await new_bus(topic, cloudevents_source="/shops/{tenant}").publish(event)
+
+    [message] = await topics.exactly(1, topic)
+
+    assert message.properties == message_of(event, cloudevents_source="/shops/{tenant}").properties
+    assert message.properties["ce_source"] == "/shops/acme"
 
 
 @pytest.mark.parametrize("compression", ["LZ4", "ZSTD"])

@@ -140,6 +140,22 @@ async def test_a_commit_wakes_it_from_a_rest_longer_than_this_test(
     assert f'outbox_listening{{tenant="{rows.tenant}"}} 1.0' in metrics
 
 
+async def test_how_messages_look_and_are_batched_is_set(
+    variables: dict[str, str], rows: Rows, topics: Topics, topic: str
+) -> None:
+    settings = {"BATCHING": "KeyBased", "COMPRESSION": "ZSTD", "CLOUDEVENTS_SOURCE": "/shops/{tenant}"}
+    inserted = await rows.insert_many(100, aggregates=5)
+    with topics.key_shared(topic, consumers=2) as received:
+        chosen = {f"OUTBOX_PULSAR_{name}": value for name, value in settings.items()}
+        async with started("outbox-projector", "run", **variables, **chosen) as projector:
+            arrived = [await asyncio.to_thread(received.get, timeout=20) for _ in inserted]
+            await _stopped(projector)
+
+    assert {message.properties["ce_id"] for _, message in arrived} == set(map(str, inserted))
+    assert {message.properties["ce_source"] for _, message in arrived} == {f"/shops/{rows.tenant}"}
+    assert len({(consumer, message.key) for consumer, message in arrived}) == 5
+
+
 async def test_a_stop_under_load_leaves_nothing_half_done(
     variables: dict[str, str], rows: Rows, topics: Topics, topic: str
 ) -> None:

@@ -6,7 +6,10 @@ import re
 from datetime import UTC, datetime
 from uuid import UUID
 
-from bento_outbox.cloudevents import cloudevents_properties
+import pytest
+
+from bento_outbox import MisuseError
+from bento_outbox.cloudevents import check_source, cloudevents_properties
 from tests.support.envelopes import envelope
 
 FULL = envelope(
@@ -69,6 +72,23 @@ def test_a_schema_without_a_version() -> None:
     properties = cloudevents_properties(envelope(schema_id="orders/placed"), source="/shops")
 
     assert properties["ce_dataschema"] == "urn:schema:orders/placed"
+
+
+def test_the_name_of_a_schema_may_be_any_text() -> None:
+    properties = cloudevents_properties(envelope(schema_id="order placed/ä"), source="/shops")
+
+    assert properties["ce_dataschema"] == "urn:schema:order%20placed/%C3%A4"
+
+
+@pytest.mark.parametrize("source", ["/tenants/{tenant}", "https://shop.example/{tenant}?a=%20b#c", "urn:shop", "shop"])
+def test_a_source_is_a_uri_reference(source: str) -> None:
+    assert check_source(source) == source
+
+
+@pytest.mark.parametrize("source", ["", "a b", "/shops/{type}", "/shops/{tenant", "/shops/{tenant!r}", "/shöp", "%zz"])
+def test_what_is_no_uri_reference_is_refused(source: str) -> None:
+    with pytest.raises(MisuseError, match="write one such as /tenants/"):
+        check_source(source)
 
 
 def test_names_of_attributes_are_lower_case_letters_and_digits() -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from bento_outbox.cloudevents import cloudevents_properties
 from bento_outbox.headers import COLUMNS
 from bento_outbox.message_form import message_of
 from tests.support.envelopes import envelope
@@ -83,6 +84,22 @@ def test_the_time_of_the_event(created_at: datetime, told: str, event_time: int 
     message = message_of(envelope(created_at=created_at))
 
     assert (message.properties["created_at"], message.event_time) == (told, event_time)
+
+
+def test_a_cloudevent_has_its_attributes_beside_the_usual_properties() -> None:
+    event = envelope(
+        tenant_id="acme/eu west", headers={"locale": "de", "ce_id": "forged", "content-type": "text/plain"}
+    )
+
+    properties = message_of(event, cloudevents_source="/shops/{tenant}").properties
+
+    ours = cloudevents_properties(event, source="/shops/acme%2Feu%20west")
+    assert properties == message_of(event).properties | ours
+    assert (properties["ce_id"], properties["content-type"], properties["locale"]) == (
+        properties["event_id"],
+        "application/json",
+        "de",
+    )
 
 
 def test_its_size_is_that_of_its_bytes() -> None:

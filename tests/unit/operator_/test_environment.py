@@ -28,6 +28,15 @@ def test_a_switch_is_written_in_lower_case(tenant: Build) -> None:
     assert environment(spec)["OUTBOX_POLL_MIN_MILLISECONDS"] == "true"
 
 
+def test_cloudevents_are_switched_on_by_being_there(tenant: Build) -> None:
+    def source(**pulsar: Any) -> str | None:
+        return environment(tenant(pulsar=pulsar)).get("OUTBOX_PULSAR_CLOUDEVENTS_SOURCE")
+
+    assert source() is None
+    assert source(cloudEvents={}) == "/tenants/{tenant}"
+    assert source(cloudEvents={"source": "/shops/eu"}) == "/shops/eu"
+
+
 def test_each_setting_comes_from_a_field_of_its_own() -> None:
     assert len(set(FROM_SPEC.values())) == len(FROM_SPEC)
 

@@ -59,6 +59,7 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
         "PULSAR_TOPIC": "persistent://shop/{tenant}/{type}",
         "PULSAR_COMPRESSION": "ZSTD",
         "PULSAR_BATCHING": "KeyBased",
+        "PULSAR_CLOUDEVENTS_SOURCE": "/shops/{tenant}",
         "BATCH_SIZE": "50",
         "MAX_RETRIES": "3",
         "BACKOFF_INITIAL_MILLISECONDS": "100",
@@ -98,6 +99,12 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
             "persistent://a/b/{customer}",
             "OUTBOX_PULSAR_TOPIC: topic 'persistent://a/b/{customer}' has the unknown placeholder {customer}: "
             "use {tenant} or {type}",
+        ),
+        (
+            "PULSAR_CLOUDEVENTS_SOURCE",
+            "/shops/{customer}",
+            "OUTBOX_PULSAR_CLOUDEVENTS_SOURCE: CloudEvents source '/shops/{customer}' is no URI reference: "
+            "write one such as /tenants/{tenant}, where {tenant} stands for the tenant's id",
         ),
         ("DATABASE_TABLE", "", "OUTBOX_DATABASE_TABLE: string should have at least 1 character (it is '')"),
         ("BATCH_SIZE", "0", "OUTBOX_BATCH_SIZE: input should be greater than or equal to 1 (it is '0')"),
