@@ -26,6 +26,12 @@ database_url = click.option(
 table_name = click.option("--table", default="outbox", show_default=True, help="Name of the outbox table.")
 schema_name = click.option("--schema", default=None, help="Its schema; default: the first of the search path.")
 
+_WAYS_OUT: dict[str | None, str] = {
+    "42P01": ": run `bento-outbox schema apply`, or name the table with --table and --schema",
+    "42501": ": use the owner of the table, or a role that `bento-outbox tenants bind` lets do this",
+}
+"""By SQLSTATE."""
+
 
 def on_database(url: str, action: Callable[[AsyncEngine], Awaitable[_R]]) -> _R:
     """Runs `action`; what goes wrong with the database or its use ends the command with one sentence."""
@@ -50,5 +56,5 @@ def one_sentence() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
-        sentence = str(cause).splitlines()[0]
+        sentence = str(cause).splitlines()[0] + _WAYS_OUT.get(getattr(cause, "sqlstate", None), "")
         raise click.ClickException(f"the database refused or could not be reached: {sentence}") from error

@@ -74,7 +74,7 @@ def list_errors(limit: int, output: str, **options: Any) -> None:
     if output == "json":
         click.echo(json.dumps([asdict(event) for event in events], default=_as_text, indent=2, ensure_ascii=False))
     elif not events:
-        click.echo(f"no failed events of tenant {options['tenant_id']} match")
+        click.echo(_none(options["tenant_id"]))
     else:
         click.echo(_table(events))
         if len(events) == limit:
@@ -88,7 +88,10 @@ def list_errors(limit: int, output: str, **options: Any) -> None:
 def requeue(limit: int | None, dry_run: bool, **options: Any) -> None:
     """Let the projector try the events again, with all attempts. They carry the property `requeued_at`."""
     chosen, tenant = _select(options, limit), options["tenant_id"]
-    if dry_run or not chosen.ids:
+    if not chosen.ids:
+        click.echo(_none(tenant))
+        return
+    if dry_run:
         click.echo(f"{_count(chosen)} of tenant {tenant} would be requeued{_by_type(chosen)}")
         return
     done = _on_events(options, lambda failed: failed.requeue(tenant, chosen.ids))
@@ -103,7 +106,10 @@ def requeue(limit: int | None, dry_run: bool, **options: Any) -> None:
 def discard(limit: int | None, dry_run: bool, yes: bool, **options: Any) -> None:
     """Delete the events: they are never delivered."""
     chosen, tenant = _select(options, limit), options["tenant_id"]
-    if dry_run or not chosen.ids:
+    if not chosen.ids:
+        click.echo(_none(tenant))
+        return
+    if dry_run:
         click.echo(f"{_count(chosen)} of tenant {tenant} would be discarded{_by_type(chosen)}")
         return
     click.echo(f"{_count(chosen)} of tenant {tenant} will be deleted and never delivered{_by_type(chosen)}", err=True)
@@ -164,6 +170,10 @@ def _one_line(text: str) -> str:
     """Nothing that would break the table, or the terminal: these texts come from elsewhere."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     return plain if len(plain) <= _SHOWN_CHARACTERS else plain[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def _none(tenant: str) -> str:
+    return f"no failed events of tenant {tenant} match"
 
 
 def _events(count: int) -> str:

@@ -13,10 +13,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from bento_outbox import InMemoryMessageBus
+from bento_outbox.message_form import message_of
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from bento_outbox.tenant_roles import bind_role
 from bento_outbox.waking import channel_of
+from outbox_projector import OutboxProjector
 from outbox_projector.health import Health
 from outbox_projector.metrics import Metrics
 from outbox_projector.reporter import StatusWriteFailed
@@ -107,7 +110,7 @@ async def test_all_failed_events_of_the_tenant_are_requeued(
 
     assert api.says() == ("one", "Completed", 4)
     assert api.status["requeue"]["message"] == "4 events requeued"
-    assert datetime.fromisoformat(api.status["requeue"]["completedTime"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(api.status["requeue"]["completedTime"]).tzinfo == UTC
     assert await rows.statuses() == ["NEW", "NEW", "SENT", "NEW", "NEW", "NEW"]
     assert [(row.retry_cnt, "requeued_at" in row.headers) for row in await rows.all()] == [
         (0, True),
@@ -336,6 +339,29 @@ async def test_requeue_and_discard_are_two_requests(api: ApiServer, new_pod: New
 
     assert (api.says(), api.says("discard")) == (("one", "Completed", 1), ("one", "Completed", 1))
     assert await rows.statuses() == ["NEW"]
+
+
+async def test_the_message_says_that_it_was_requeued(
+    api: ApiServer, new_pod: NewPod, rows: Rows, sessions: Sessions, memory_bus: InMemoryMessageBus
+) -> None:
+    await rows.insert(headers={"locale": "de"})
+    await rows.insert(**FAILED, headers={"locale": "de"})
+    api.asks("one")
+    await new_pod().look()
+
+    projector = OutboxProjector(sessions, memory_bus, rows.tenant)
+
+    async def both_sent() -> bool:
+        return await rows.count("SENT") == 2
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(projector.run_forever())
+        await eventually(both_sent)
+        projector.stop()
+
+    usual, requeued = (message_of(event).properties for event in memory_bus.published)
+    assert requeued.keys() - usual.keys() == {"requeued_at"}
+    assert datetime.fromisoformat(requeued["requeued_at"]).tzinfo == UTC
 
 
 async def test_the_projector_is_woken(api: ApiServer, new_pod: NewPod, rows: Rows, database_url: str) -> None:

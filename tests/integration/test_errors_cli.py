@@ -70,8 +70,9 @@ async def test_list_as_a_table_is_a_line_an_event_whatever_is_in_it(errors: Erro
     assert "first  [31msecond" in line
 
 
-async def test_nothing_to_list(errors: Errors, tenant: str) -> None:
-    assert (await errors("list")).stdout == f"no failed events of tenant {tenant} match\n"
+@pytest.mark.parametrize("command", ["list", "requeue", "discard"])
+async def test_nothing_to_do(errors: Errors, tenant: str, command: str) -> None:
+    assert (await errors(command)).stdout == f"no failed events of tenant {tenant} match\n"
 
 
 @pytest.mark.usefixtures("others")
@@ -182,7 +183,10 @@ async def test_many_in_several_batches(
         (["--since", "2026-01-02", "--until", "2026-01-01"], "since is not before until"),
         (["--failed-since", "2026-01-02", "--failed-until", "2026-01-02"], "failed_since is not before failed_until"),
         (["--tenant", ""], "a tenant's id is not empty"),
-        (["--table", "nowhere"], 'relation "nowhere" does not exist'),
+        (
+            ["--table", "nowhere"],
+            'relation "nowhere" does not exist: run `bento-outbox schema apply`, or name the table with --table',
+        ),
     ],
 )
 async def test_wrong_input_gets_a_sentence(errors: Errors, options: list[str], sentence: str) -> None:
@@ -211,5 +215,10 @@ async def test_a_role_bound_as_operator_may_do_all_this_for_its_tenant(
         assert (await errors("requeue", "--id", kept, url=roles.url(role))).exit_code == 0
         assert (await errors("discard", "--yes", url=roles.url(role))).exit_code == 0
         assert await rows.statuses() == ["NEW"]
+        writer = await roles.create(unique("writer"))
+        await bind_role(empty_engine, writer, tenant_id=tenant, use="writer")
+        await _failed(rows)
+        refused = (await errors("discard", "--yes", url=roles.url(writer))).stderr
+        assert "permission denied for table outbox: use the owner of the table, or a role that" in refused
     finally:
         await roles.close()
