@@ -1,0 +1,80 @@
+"""What a tenant without events costs the database and the machine, alone and beside others in one database.
+
+    statements_per_minute    all that Postgres is asked to execute, BEGIN and COMMIT included; counted on the wire
+    connections              open ones
+    cpu                      seconds a minute of the projector
+    tenants_…                the same of TENANTS projectors (environment variable, default 10) together
+    extrapolated_500_…       that, multiplied to 500 tenants: these are not measured, as they would need 500 processes
+
+Measured is the minute that begins half a minute after the last event.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench.figures import Figures
+from bench.harness.counting_proxy import counted
+from bench.harness.database import Database, own_database
+from bench.harness.projector import projector
+from bench.harness.topics import Namespace, own_namespace
+
+PARTS = ("postgres", "pulsar")
+TENANTS = 500
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of some tenants together; for each minute where it has a duration."""
+
+    statements: float
+    connections: int
+    cpu_seconds: float
+    megabytes: float
+
+
+def run(*, smoke: bool) -> Figures:
+    """The figures."""
+    settling, seconds = (1, 1) if smoke else (30, 60)
+    tenants = 2 if smoke else int(os.environ.get("TENANTS") or 10)
+    figures = Figures()
+    with own_database() as database, own_namespace(deduplication=True) as namespace:
+        alone = [_cost(database, namespace, 1, settling, seconds) for _ in range(1 if smoke else 3)]
+        many = _cost(database, namespace, tenants, settling, seconds)
+    figures.add("statements_per_minute", [cost.statements for cost in alone], goal="≤ 6")
+    figures.add("connections", [cost.connections for cost in alone], goal="1")
+    figures.add("cpu", [cost.cpu_seconds for cost in alone], "s/min")
+    figures.add("tenants", tenants)
+    for prefix, factor in (("tenants", 1.0), (f"extrapolated_{TENANTS}", TENANTS / tenants)):
+        figures.add(f"{prefix}_statements_per_minute", many.statements * factor)
+        figures.add(f"{prefix}_connections", many.connections * factor)
+        figures.add(f"{prefix}_cpu", many.cpu_seconds * factor, "s/min")
+        figures.add(f"{prefix}_mb", many.megabytes * factor, "MiB")
+    return figures
+
+
+def _cost(database: Database, namespace: Namespace, tenants: int, settling: float, seconds: float) -> Cost:
+    database.empty()
+    names = [f"tenant-{number}" for number in range(tenants)]
+    with counted(database.url) as (url, counts), ExitStack() as closing:
+        processes = []
+        for name in names:
+            database.insert(1, tenant=name)
+            topic = closing.enter_context(namespace.topic())
+            process = closing.enter_context(projector(url, topic.name, tenant=name))
+            topic.drained_by(process, 1)
+            processes.append(process)
+        time.sleep(settling)
+        statements, cpu = counts.statements, sum(process.cpu_seconds() for process in processes)
+        time.sleep(seconds)
+        for process in processes:
+            process.check()
+        return Cost(
+            statements=(counts.statements - statements) * 60 / seconds,
+            connections=counts.connections,
+            cpu_seconds=(sum(process.cpu_seconds() for process in processes) - cpu) * 60 / seconds,
+            megabytes=sum(process.resident_megabytes() for process in processes),
+        )
