@@ -7,7 +7,8 @@ transaction or with a savepoint, they are asked once more and the answer is drop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,6 +31,7 @@ class Seen:
     def __init__(self, register: Callable[[DomainEvent], object]) -> None:
         self._register = register
         self._aggregates: dict[int, Any] = {}
+        self._pulled: deque[DomainEvent] = deque()  # handed over, and not registered yet
 
     def add(self, aggregate: Any) -> None:
         """From now on the aggregate is asked for its events. Idempotent."""
@@ -38,21 +40,24 @@ class Seen:
     def clear(self) -> None:
         """Asks none of them any more."""
         self._aggregates.clear()
+        self._pulled.clear()
 
     def collect(self) -> None:
-        """Registers the events that they hold."""
-        for event in self._pulled():
-            self._register(event)
+        """Registers the events that they hold. One that is refused stays, so that no commit goes on without it."""
+        self._pull()
+        while self._pulled:
+            self._register(self._pulled[0])
+            self._pulled.popleft()
 
     def forget(self) -> None:
         """Drops the events that they hold."""
-        for _ in self._pulled():
-            pass
+        self._pull()
+        self._pulled.clear()
 
-    def _pulled(self) -> Iterator[DomainEvent]:
+    def _pull(self) -> None:
         for aggregate in tuple(self._aggregates.values()):
             if isinstance(aggregate, HoldsEvents):
-                yield from aggregate.pull_events()
+                self._pulled.extend(aggregate.pull_events())
 
 
 class Repository(Generic[_A]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from bento_outbox import MisuseError, Outbox, UnitOfWork, acting_for
+from bento_outbox import EventNotEncodable, MisuseError, Outbox, UnitOfWork, acting_for
 from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.database_url import parse_database_url
 from tests.support.notes import Ledger, Note, Noted, Unstorable, create_tables
@@ -135,10 +136,14 @@ class Draft(Note):
     """A note that holds its events until it is asked."""
 
     def say(self, *numbers: int) -> None:
-        self.__dict__.setdefault("said", []).extend(Noted(number) for number in numbers)
+        for number in numbers:
+            self.say_this(Noted(number))
 
-    def pull_events(self) -> list[Noted]:
-        said: list[Noted] = self.__dict__.pop("said", [])
+    def say_this(self, event: Any) -> None:
+        self.__dict__.setdefault("said", []).append(event)
+
+    def pull_events(self) -> list[Any]:
+        said: list[Any] = self.__dict__.pop("said", [])
         return said
 
 
@@ -173,6 +178,26 @@ async def test_a_rollback_takes_the_events_that_aggregates_hold_along(
         await work.commit()
 
     assert await ledger.both() == ([], [2])
+
+
+async def test_no_commit_goes_on_without_an_event_that_an_aggregate_held_and_that_was_refused(
+    sessions: Sessions, tenant: str, ledger: Ledger
+) -> None:
+    async with UnitOfWork(sessions, tenant_id=tenant) as work:
+        draft = Draft(tenant=tenant, number=1)
+        work.repository(Draft).add(draft)
+        draft.say(1)
+        draft.say_this(object())
+        draft.say(2)
+        for _ in range(2):
+            with pytest.raises(EventNotEncodable, match="is not a registered event type"):
+                await work.commit()
+        assert await ledger.both() == ([], [])
+        await work.rollback()
+        register(Noted(3))
+        await work.commit()
+
+    assert await ledger.both() == ([], [3])
 
 
 @pytest.mark.parametrize("count", [1, 2, 500])
