@@ -75,6 +75,8 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
         raise MisuseError(f'{name!r} is no name of an event type: write @event_type("some.stable.name")')
     if not stored_text("the name of an event type", name):
         raise MisuseError("the name of an event type is empty: give one that is stable, such as orders.OrderPaid")
+    if schema_id is not None:
+        stored_text(f"event type {name!r}: schema_id", schema_id)
     _check_version(name, "version", version)
 
     def register(cls: _C) -> _C:

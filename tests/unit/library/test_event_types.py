@@ -215,6 +215,12 @@ def test_a_name_that_cannot_be(name: str, complaint: str) -> None:
         event_type(name)
 
 
+@pytest.mark.parametrize(("schema_id", "complaint"), [(7, "must be text"), ("\ud800", "written in UTF-8")])
+def test_a_schema_id_that_cannot_be(schema_id: Any, complaint: str) -> None:
+    with pytest.raises(MisuseError, match=f"^event type 'tests.Versioned': schema_id is .*{complaint}"):
+        event_type("tests.Versioned", schema_id=schema_id)
+
+
 ON_THE_WAY: list[dict[str, Any]] = [
     *({name: value} for name in ("ordering_key", "topic", "tenant_id") for value in ("a\0b", "\ud800")),
     {"headers": {"campaign": "a\0b"}},
