@@ -10,8 +10,8 @@ from sqlalchemy import MetaData, Table
 from bento_outbox.table import quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
-_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_request|_tenant_status_seq|_retry)?\b")
-_INDEXES = ("_tenant_status_seq", "_retry")
+_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_request|_tenant_status_seq|_sent|_retry)?\b")
+_INDEXES = ("_tenant_status_seq", "_sent", "_retry")
 
 
 def renamed(sql: str, *, table: str, schema: str | None, beside: str = "") -> str:

@@ -34,6 +34,13 @@ LANE_TABLES = ("_lane", "_stream", "_flight", "_request")
 LONGEST_NAME = 63 - len("_alembic_version_pkc")
 """Bytes. Names made of the table's are longer, and what Postgres cuts off may be all that tells two of them apart."""
 
+AUTOVACUUM = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 1000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+"""Of a table that nobody has set up in another way; why is said in `outbox_table.sql`."""
+
 # The parameter style matters: with the default one a % in a name would be doubled.
 _identifiers = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
 
@@ -58,8 +65,8 @@ def check_names(table: str, schema: str | None) -> None:
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:
     """The outbox table as part of `metadata`, with what the projector keeps beside it.
 
-    The first index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows;
-    the second finds the rows that wait for another attempt, and holds no others.
+    The first index serves the projector's claim (the oldest NEW rows of a tenant) and its counts of NEW and ERR rows,
+    the second the retention of SENT rows; the third finds the rows that wait for another attempt, and holds no others.
     Raises MisuseError when the tables could not be called so.
     """
     check_names(name, schema)
@@ -85,8 +92,12 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
         Column("last_error", Text),
         Column("sent_at", DateTime(timezone=True)),
         schema=schema,
+        postgresql_with=AUTOVACUUM,
     )
-    Index(f"{name}_tenant_status_seq", table.c.tenant_id, table.c.status, table.c.seq)
+    unsent, sent = text("status <> 'SENT'"), text("status = 'SENT'")
+    Index(f"{name}_tenant_status_seq", table.c.tenant_id, table.c.status, table.c.seq, postgresql_where=unsent)
+    sent_since = func.coalesce(table.c.sent_at, table.c.created_at)
+    Index(f"{name}_sent", table.c.tenant_id, sent_since, postgresql_where=sent)
     waits = text("status = 'NEW' AND retry_cnt > 0")
     Index(f"{name}_retry", table.c.tenant_id, table.c.available_at, postgresql_where=waits)
     _make_lane_tables(metadata, name, schema)

@@ -32,6 +32,8 @@ FROM_SPEC: Final[Mapping[str, str]] = {
     "BACKOFF_MAX_SECONDS": "delivery.backoff.maxSeconds",
     "POLL_MIN_MILLISECONDS": "polling.minMilliseconds",
     "POLL_MAX_MILLISECONDS": "polling.maxMilliseconds",
+    "RETENTION_SENT_SECONDS": "retention.sentSeconds",
+    "RETENTION_ERR_SECONDS": "retention.errSeconds",
     "STATUS_INTERVAL_SECONDS": "reporting.intervalSeconds",
 }
 """Variable without its prefix OUTBOX_, and the path of the field in the spec."""

@@ -1,7 +1,8 @@
 """The composition root of `outbox-projector run`, and the order in which things stop.
 
-SIGTERM or SIGINT → the loop finishes the batch in hand and begins no other → the reporter writes a last status →
-connections close. A side task that dies ends the process: a projector that cannot report is one nobody can trust.
+SIGTERM or SIGINT → retention ends, the loop finishes the batch in hand and begins no other → the reporter writes a last
+status → connections close. A side task that dies ends the process: a projector that cannot report is one nobody can
+trust.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Protocol
@@ -35,6 +37,7 @@ from outbox_projector.pulsar_lane import PulsarLanePublisher
 from outbox_projector.reporter import Reporter
 from outbox_projector.request_store import RequestStore
 from outbox_projector.requeue import Requests, carrying_out
+from outbox_projector.retention import Limit, Retention
 from outbox_projector.settings import Settings
 from outbox_projector.store import Store
 
@@ -85,7 +88,9 @@ async def run(settings: Settings) -> None:
             await closing.enter_async_context(carrying_out(Requests(resource=writer, store=store, health=health)))
         await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
         log.info("started", **settings.model_dump(mode="json", exclude_none=True))
-        await _run_until(stopping, projector, reporter, listener, settings.shutdown_grace_seconds)
+        retention = _retention(settings, table, database, metrics)
+        aside: dict[str, Listener | Retention] = {"listener": listener, "retention": retention}
+        await _run_until(stopping, projector, reporter, aside, settings.shutdown_grace_seconds)
     log.info("stopped", published=health.sent_total)
 
 
@@ -144,6 +149,13 @@ def _projector(settings: Settings, table: Table, database: Database, bus: Messag
     )
 
 
+def _retention(settings: Settings, table: Table, database: Database, metrics: Metrics) -> Retention:
+    limits = [Limit("SENT", settings.retention_sent_seconds)]
+    if settings.retention_err_seconds is not None:
+        limits.append(Limit("ERR", settings.retention_err_seconds))
+    return Retention(database, table, settings.tenant_id, *limits, deleted=metrics.deleted.inc)
+
+
 def _signalled() -> asyncio.Event:
     """Set by SIGTERM and SIGINT. First of all: a pod may be stopped while it starts."""
     stopping = asyncio.Event()
@@ -154,14 +166,20 @@ def _signalled() -> asyncio.Event:
 
 
 async def _run_until(
-    stopping: asyncio.Event, projector: Projector, reporter: Reporter, listener: Listener, grace_seconds: float
+    stopping: asyncio.Event,
+    projector: Projector,
+    reporter: Reporter,
+    aside: Mapping[str, Listener | Retention],
+    grace_seconds: float,
 ) -> None:
+    """aside: by name, what nothing depends on and may be cancelled."""
     async with asyncio.TaskGroup() as tasks:
         delivery = tasks.create_task(projector.run_forever(), name="delivery")
         reporting = tasks.create_task(reporter.run_forever(), name="reporter")
-        listening = tasks.create_task(listener.run_forever(), name="listener")
+        besides = [tasks.create_task(loop.run_forever(), name=name) for name, loop in aside.items()]
         await stopping.wait()
-        listening.cancel()  # nothing depends on it
+        for task in besides:
+            task.cancel()
         log.info("stopping: the batch in hand is finished, nothing new is begun", grace_seconds=grace_seconds)
         projector.stop()
         _, late = await asyncio.wait([delivery], timeout=grace_seconds)

@@ -131,8 +131,8 @@ class Database:
                 address = parse_database_url(url)
             except MisuseError as error:
                 raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
-            # One for the loop, one for the measurements, two for the listener's trial, and one more for requests.
-            self._engine = create_async_engine(address, pool_size=4, max_overflow=1, connect_args=self._connect_args)
+            # One for the loop, one for the measurements, two for the listener's trial, two for requests and retention.
+            self._engine = create_async_engine(address, pool_size=4, max_overflow=2, connect_args=self._connect_args)
             self._shares = False
             event.listen(self._engine.sync_engine, "do_connect", self._connect)
             event.listen(self._engine.sync_engine, "connect", self._opened)

@@ -43,9 +43,13 @@ class PostgresLaneStore:
         retries: Retries,
         topic_of: Callable[[Envelope], str],
         by_key: bool = False,
+        keep_sent: bool = True,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """owner: a name for people. topic_of: where an event goes. by_key: how flights are cut."""
+        """owner: a name for people. topic_of: where an event goes. by_key: how flights are cut.
+
+        keep_sent: whether a row that is sent stays, marked; else it is deleted.
+        """
         self._session_factory = session_factory
         self._number = lane
         self._lane = {"tenant_id": tenant_id, "lane": lane}
@@ -54,7 +58,7 @@ class PostgresLaneStore:
         self._retries = retries
         self._topic_of = topic_of
         self._by_key = by_key
-        self._rows = Store(table, tenant_id)
+        self._rows = Store(table, tenant_id, keep_sent=keep_sent)
         names = ("acquire", "hold", "release", "open_flights", "candidates", "take_off", "land")
         self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
 

@@ -10,11 +10,13 @@ WHERE outbox_lane.owner IS NULL OR outbox_lane.lease_until < clock_timestamp()
 RETURNING epoch
 
 -- name: hold
--- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over.
+-- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over. Without
+-- bitmaps the claim reads the index in order, and so little more than its batch; with them it would read and sort the
+-- whole backlog for each batch, whenever the statistics were taken while there was none.
 UPDATE outbox_lane
 SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
 WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
-RETURNING epoch
+RETURNING epoch, set_config('enable_bitmapscan', 'off', true)
 
 -- name: release
 -- Given back, if it is still ours.

@@ -71,11 +71,18 @@ class Settings(BaseSettings):
     poll_max_milliseconds: int = Field(1000, ge=1)
     """An idle projector asks this often: bounds the latency of the first event after a silence."""
 
+    retention_sent_seconds: int = Field(604_800, ge=0)
+    """SENT rows are deleted when they are older; 0: a row is deleted instead of being marked. A week: whoever looks on
+    Monday into what happened on Friday still finds the rows. Until then a second event with the same id is refused."""
+    retention_err_seconds: int | None = Field(None, ge=0)
+    """ERR rows are deleted when they failed longer ago; unset: never, since they wait for a person."""
+
     resource_name: str | None = None
     """The OutboxTenant whose status is written; unset: no reports."""
     resource_namespace: str = "default"
-    status_interval_seconds: int = Field(60, ge=1)
-    """Longest time between two reports; material changes are reported sooner."""
+    status_interval_seconds: int = Field(180, ge=1)
+    """Longest time between two reports; material changes are reported sooner. The operator waits for three of them
+    before it says NotReporting; one a minute from thousands of tenants would be the API server's main work."""
 
     http_port: int = Field(8080, ge=0, le=65535)
     """For /healthz, /readyz and /metrics; 0: none."""

@@ -48,10 +48,11 @@ class Backlog:
 class Store:
     """Statements on one tenant's rows, each within the session it is given."""
 
-    def __init__(self, table: Table, tenant_id: str) -> None:
+    def __init__(self, table: Table, tenant_id: str, *, keep_sent: bool = True) -> None:
+        """keep_sent: whether a row that is sent stays in the table, marked; else it is deleted."""
         self._tenant_id = tenant_id
         self._claim = statement(__package__, "queries.sql", "claim", table)
-        self._mark_sent = statement(__package__, "queries.sql", "mark_sent", table)
+        self._mark_sent = statement(__package__, "queries.sql", "mark_sent" if keep_sent else "delete_sent", table)
         self._mark_refused = statement(__package__, "queries.sql", "mark_refused", table)
         self._measure = statement(__package__, "queries.sql", "measure", table)
 
@@ -68,7 +69,7 @@ class Store:
         return claim
 
     async def mark_sent(self, session: AsyncSession, ids: Collection[UUID]) -> None:
-        """NEW → SENT."""
+        """NEW → SENT, or gone."""
         if ids:
             await session.execute(self._mark_sent, {"ids": list(ids)})
 

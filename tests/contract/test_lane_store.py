@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import MetaData, text
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Envelope, Refusal
@@ -249,6 +249,44 @@ async def test_a_row_that_somebody_holds_is_passed_over_with_the_later_ones_of_i
     assert (await _claimed(store, lease)).ids == [held, behind]
 
 
+async def test_a_claim_reads_the_index_in_order_whatever_the_statistics_say(empty_engine: AsyncEngine) -> None:
+    """The planner expects 50 rows, since there were so many when they were counted. By itself it would read the whole
+    backlog, however large it is now, and sort it for each batch.
+    """
+    await apply_schema(empty_engine)
+    sessions = async_sessionmaker(empty_engine)
+    async with sessions.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO outbox (tenant_id, aggregate_id, type, payload) "
+                "SELECT 'tenant-' || n % 100, 'order-1', 'orders.Placed', '{}' FROM generate_series(1, 5000) AS n"
+            )
+        )
+        await session.execute(text("ANALYZE outbox"))
+    plans: list[dict[str, Any]] = []
+
+    def explain(connection: Any, _cursor: Any, sql: str, values: Any, context: Any, _many: bool) -> None:
+        if "candidate AS MATERIALIZED" in sql and not sql.startswith("EXPLAIN"):
+            plans.append(connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", values).scalar_one()[0]["Plan"])
+
+    event.listen(empty_engine.sync_engine, "before_cursor_execute", explain)
+    store = PostgresLaneStore(
+        sessions, outbox_table, tenant_id="tenant-0", lane=0, owner="we", retries=LATER, topic_of=topic_of
+    )
+    await store.turn(await _acquired(store), Turn(limit=1000))
+
+    [candidate] = [step for step in _steps(plans[0]) if step.get("Subplan Name") == "CTE candidate"]
+    steps = list(_steps(candidate))
+    assert [step["Node Type"] for step in steps if step.get("Relation Name") == "outbox"] == ["Index Scan"]
+    assert "Sort" not in {step["Node Type"] for step in steps}
+
+
+def _steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", []):
+        yield from _steps(part)
+
+
 # settling
 
 
@@ -287,6 +325,36 @@ async def test_rows_of_a_withdrawn_flight_wait_again_under_new_ids(
 
     assert again.ids == ids
     assert again.first_sequence > flight.last_sequence
+
+
+async def test_where_nothing_is_kept_what_the_broker_has_is_deleted_and_the_rest_stays(
+    new_store: NewStore, rows: Rows
+) -> None:
+    store = new_store(keep_sent=False)
+    lease = await _acquired(store)
+    ids = await rows.insert_many(3)
+    flight = await _claimed(store, lease)
+    refused = {ids[0]: Refusal("not now"), ids[2]: Refusal("never", permanent=True)}
+
+    turned = await store.turn(lease, Turn(settled=flight, refused=refused))
+
+    assert (turned.retried, turned.failed) == (1, 1)
+    assert [(row.id, row.status) for row in await rows.all()] == [(ids[0], "NEW"), (ids[2], "ERR")]
+    assert await store.open_flights(lease) == []
+
+
+async def test_rows_are_deleted_in_the_transaction_that_ends_their_flight(new_store: NewStore, rows: Rows) -> None:
+    store = new_store(keep_sent=False)
+    lease = await _acquired(store)
+    await rows.insert_many(2)
+    flight = await _claimed(store, lease)
+    defect = replace(flight, retry_counts={})
+
+    with pytest.raises(KeyError):
+        await store.turn(lease, Turn(settled=defect, refused={flight.ids[0]: Refusal("not now")}))
+
+    assert await rows.statuses() == ["NEW", "NEW"]
+    assert [found.ids for found in await store.open_flights(lease)] == [flight.ids]
 
 
 # after a crash

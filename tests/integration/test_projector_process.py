@@ -156,6 +156,23 @@ async def test_how_messages_look_and_are_batched_is_set(
     assert len({(consumer, message.key) for consumer, message in arrived}) == 5
 
 
+async def test_old_rows_are_deleted_and_counted(variables: dict[str, str], rows: Rows, http: Http, tenant: str) -> None:
+    for status in ("SENT", "ERR"):
+        await rows.insert(status=status, sql={"sent_at": "now() - interval '8 days'", "available_at": "now()"})
+    failed_long_ago = await rows.insert(status="ERR", sql={"available_at": "now() - interval '2 hours'"})
+
+    async def only_the_young_one() -> bool:
+        return await rows.statuses() == ["ERR"]
+
+    async with started("outbox-projector", "run", **variables, OUTBOX_RETENTION_ERR_SECONDS="3600") as projector:
+        await eventually(only_the_young_one)
+        _, metrics = await http.get("metrics")
+        await _stopped(projector)
+
+    assert failed_long_ago not in {row.id for row in await rows.all()}
+    assert f'outbox_events_deleted_total{{tenant="{tenant}"}} 2.0' in metrics
+
+
 async def test_a_stop_under_load_leaves_nothing_half_done(
     variables: dict[str, str], rows: Rows, topics: Topics, topic: str
 ) -> None:

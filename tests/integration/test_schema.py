@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from sqlalchemy import Inspector, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus, SchemaError
+from bento_outbox.ddl import script
 from bento_outbox.schema import apply_schema, validate_schema
 from bento_outbox.table import LONGEST_NAME, outbox_table
 from outbox_projector import OutboxProjector
@@ -95,6 +96,63 @@ async def test_the_metadata_creates_the_same_table_as_the_migrations(empty_engin
     await apply_schema(empty_engine)
 
     assert await _columns(empty_engine) == by_metadata
+
+
+async def _storage(engine: AsyncEngine) -> tuple[set[str], list[str]]:
+    """The outbox's storage parameters, and the definitions of its indexes."""
+    async with engine.connect() as connection:
+        options = await connection.execute(
+            text("SELECT unnest(reloptions) FROM pg_class WHERE oid = 'outbox'::regclass")
+        )
+        indexes = await connection.execute(
+            text("SELECT indexdef FROM pg_indexes WHERE tablename = 'outbox' ORDER BY indexname")
+        )
+        return set(options.scalars()), list(indexes.scalars())
+
+
+async def test_the_metadata_stores_the_table_in_the_same_way(empty_engine: AsyncEngine) -> None:
+    async with empty_engine.begin() as connection:
+        await connection.run_sync(outbox_table.metadata.create_all)
+    by_metadata = await _storage(empty_engine)
+    await _execute(empty_engine, "DROP TABLE outbox")
+    await apply_schema(empty_engine)
+
+    assert await _storage(empty_engine) == by_metadata
+
+
+@pytest.mark.parametrize(("name", "schema"), [("outbox", None), ("Order's events", "My shop")])
+async def test_autovacuum_is_set_once_and_stays_as_its_owner_sets_it(
+    empty_engine: AsyncEngine, name: str, schema: str | None
+) -> None:
+    """Also where an application's own history runs the statements again, and where the table was there before."""
+    quote = empty_engine.dialect.identifier_preparer.quote
+    table = quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
+    statements = script("bento_outbox.migrations", "outbox_table.sql", table=name, schema=schema)
+    async with empty_engine.begin() as connection:
+        if schema is not None:
+            await connection.exec_driver_sql(f"CREATE SCHEMA {quote(schema)}")
+        for statement in statements:
+            await connection.execute(text(statement))
+        ours = await _autovacuum(connection, table)
+        await connection.exec_driver_sql(f"ALTER TABLE {table} RESET (autovacuum_vacuum_cost_delay)")
+        await connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_vacuum_threshold = 5)")
+        for statement in statements:
+            await connection.execute(text(statement))
+
+        assert ours == {
+            "autovacuum_vacuum_scale_factor=0",
+            "autovacuum_vacuum_threshold=1000",
+            "autovacuum_vacuum_cost_delay=0",
+        }
+        assert await _autovacuum(connection, table) == {
+            "autovacuum_vacuum_scale_factor=0",
+            "autovacuum_vacuum_threshold=5",
+        }
+
+
+async def _autovacuum(connection: AsyncConnection, table: str) -> set[str]:
+    options = text("SELECT unnest(reloptions) FROM pg_class WHERE oid = to_regclass(:table)")
+    return set((await connection.execute(options, {"table": table})).scalars())
 
 
 async def test_apply_again_changes_nothing(empty_engine: AsyncEngine) -> None:

@@ -30,6 +30,18 @@ ALTER TABLE outbox
     ADD COLUMN IF NOT EXISTS last_error text,
     ADD COLUMN IF NOT EXISTS sent_at timestamptz;
 
--- Serves the claim (oldest NEW rows of a tenant, by seq) and the counts of NEW and ERR; each change of status costs
--- one new entry in it.
-CREATE INDEX IF NOT EXISTS outbox_tenant_status_seq ON outbox (tenant_id, status, seq);
+-- Serves the claim (oldest NEW rows of a tenant, by seq), the counts of NEW and ERR, and the pages of ERR rows. A row that
+-- is sent leaves it, so it stays as small as the backlog, however long rows are kept.
+CREATE INDEX IF NOT EXISTS outbox_tenant_status_seq ON outbox (tenant_id, status, seq) WHERE status <> 'SENT';
+
+-- Serves retention: the SENT rows of a tenant, oldest first. The rows of a batch share one time, so their entries are
+-- stored as one. Without SENT rows, when they are deleted instead of marked, it is empty and costs nothing.
+CREATE INDEX IF NOT EXISTS outbox_sent ON outbox (tenant_id, (coalesce(sent_at, created_at))) WHERE status = 'SENT';
+
+-- Every event leaves a dead row or two, however large the table is: vacuumed by their number, not by their share, and
+-- without pauses. Whoever has set autovacuum on this table by hand keeps it as it is.
+DO $do$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class, unnest(reloptions) AS option
+                   WHERE oid = to_regclass($name$outbox$name$) AND option LIKE 'autovacuum%') THEN
+        ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+                                autovacuum_vacuum_cost_delay = 0); END IF; END $do$;

@@ -139,7 +139,7 @@ def verdicts(outcome: Outcome) -> dict[str, str]:
             id="no broker",
         ),
         pytest.param(
-            {},
+            {"reporting": {"intervalSeconds": 60}},
             RUNNING,
             projector(age=181),
             "False/NotReporting",
@@ -333,10 +333,10 @@ def test_a_status_that_was_written_is_current_until_something_changes(tenant: Bu
 @pytest.mark.parametrize(
     ("spec", "live", "report", "seconds"),
     [
-        pytest.param({}, RUNNING, projector(age=10), 170, id="when the report gets too old"),
+        pytest.param({}, RUNNING, projector(age=10), 530, id="when the report gets too old"),
         pytest.param({}, deployment(unavailable(20), COMPLETE, ready=0), None, 100, id="when starting takes too long"),
-        pytest.param({}, deployment(unavailable(20), COMPLETE, ready=0), projector(age=170), 10, id="what is sooner"),
-        pytest.param({}, RUNNING, projector(age=300), None, id="nothing more to wait for"),
+        pytest.param({}, deployment(unavailable(20), COMPLETE, ready=0), projector(age=530), 10, id="what is sooner"),
+        pytest.param({}, RUNNING, projector(age=600), None, id="nothing more to wait for"),
         pytest.param({"state": "Paused"}, RUNNING, projector(), None, id="nobody waits for a paused one"),
         pytest.param({}, None, None, None, id="only news matter"),
     ],

@@ -198,7 +198,7 @@ async def test_status_follows_the_pods_and_the_projector(world: World) -> None:
 async def test_silence_is_noticed_when_the_look_it_asked_for_comes(world: World) -> None:
     await test_status_follows_the_pods_and_the_projector(world)
     seconds = await world.reconciler.reconcile(KEY)
-    assert seconds == 180
+    assert seconds == 3 * 180
     world.now += timedelta(seconds=seconds)
     assert await world.look() == ["OutboxTenant acme"]
     assert world.ready() == "NotReporting"

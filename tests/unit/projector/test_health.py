@@ -104,6 +104,7 @@ def test_the_metrics_tell_the_same(health: Health, metrics: Metrics) -> None:
     health.broker_answered()
     health.settled(sent=3, retried=2, failed=1)
     health.measured(Backlog(pending=5, errors=1, oldest_seconds=1.5))
+    metrics.deleted.inc(7)
 
     lines = [line for line in metrics.exposition().decode().splitlines() if not line.startswith("#")]
 
@@ -111,6 +112,7 @@ def test_the_metrics_tell_the_same(health: Health, metrics: Metrics) -> None:
         'outbox_events_published_total{tenant="acme"} 3.0',
         'outbox_events_retried_total{tenant="acme"} 2.0',
         'outbox_events_failed_total{tenant="acme"} 1.0',
+        'outbox_events_deleted_total{tenant="acme"} 7.0',
         'outbox_pending_events{tenant="acme"} 5.0',
         'outbox_error_events{tenant="acme"} 1.0',
         'outbox_oldest_pending_seconds{tenant="acme"} 1.5',
