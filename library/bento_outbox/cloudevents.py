@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import MisuseError
-from bento_outbox.headers import CAUSATION_ID, CORRELATION_ID
+from bento_outbox.headers import CAUSATION_ID, CORRELATION_ID, REQUEUED_AT
 
 PREFIX = "ce_"
 EXTENSIONS = {"traceparent": "traceparent", "tracestate": "tracestate"} | {
     CORRELATION_ID: "correlationid",
     CAUSATION_ID: "causationid",
+    REQUEUED_AT: "requeuedat",
 }
 _PUNCTUATION = "-._~:/?#[]@!$&'()*+,;="
 _URI_REFERENCE = re.compile(rf"([A-Za-z0-9{re.escape(_PUNCTUATION)}]|%[0-9A-Fa-f]{{2}})+")

@@ -126,7 +126,7 @@ class FailedRows:
         if action == "requeue":
             values["header"] = REQUEUED_AT
         result: CursorResult[Any] = await connection.execute(self._statement(action), values)
-        if action == "requeue" and result.rowcount:
+        if result.rowcount:
             await connection.execute(self._statement("wake"), {"channel": channel_of(self._table, tenant_id)})
         return result.rowcount
 

@@ -37,6 +37,6 @@ DELETE FROM outbox
 WHERE tenant_id = :tenant_id AND status = 'ERR' AND id = ANY (CAST(:ids AS uuid[]))
 
 -- name: wake
--- The projector looks at once, when the transaction ends. Requests of people are rare, so the lock of the whole cluster
+-- The projector looks at once, when the transaction ends: at what was requeued, or at what waited behind it. Requests of people are rare, so the lock of the whole cluster
 -- that a NOTIFY takes at commit holds nobody up.
 SELECT pg_notify(:channel, '')

@@ -364,9 +364,13 @@ async def test_the_message_says_that_it_was_requeued(
     assert datetime.fromisoformat(requeued["requeued_at"]).tzinfo == UTC
 
 
-async def test_the_projector_is_woken(api: ApiServer, new_pod: NewPod, rows: Rows, database_url: str) -> None:
+@pytest.mark.parametrize("action", ["requeue", "discard"])
+async def test_the_projector_is_woken(
+    api: ApiServer, new_pod: NewPod, rows: Rows, database_url: str, action: str
+) -> None:
+    """For what was requeued, or for what waited behind the event that was discarded."""
     await rows.insert(**FAILED)
-    api.asks("one")
+    api.asks("one", action)
     woken = asyncio.Event()
     listening = await asyncpg.connect(database_url)
     await listening.add_listener(channel_of(outbox_table, rows.tenant), lambda *_: woken.set())

@@ -24,6 +24,7 @@ FULL = envelope(
         "tracestate": "vendor=1",
         "correlation_id": "conversation-1",
         "causation_id": "message-1",
+        "requeued_at": "2026-01-03T00:00:00+00:00",
         "locale": "de",
     },
     created_at=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC),
@@ -44,6 +45,7 @@ def test_all_attributes() -> None:
         "ce_tracestate": "vendor=1",
         "ce_correlationid": "conversation-1",
         "ce_causationid": "message-1",
+        "ce_requeuedat": "2026-01-03T00:00:00+00:00",
         "ce_tenantid": "acme",
         "content-type": "application/json",
     }
