@@ -7,11 +7,11 @@ from importlib.resources import files
 
 from sqlalchemy import MetaData, Table
 
-from bento_outbox.table import quoted
+from bento_outbox.table import LANE_TABLES, quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
-_NAME = re.compile(r"\boutbox(?:_tenant_role|_lane|_stream|_flight|_request|_tenant_status_seq|_sent|_retry)?\b")
-_INDEXES = ("_tenant_status_seq", "_sent", "_retry")
+_INDEXES = ("_tenant_status_seq", "_sent", "_retry", "_failed")
+_NAME = re.compile(rf"\boutbox(?:{'|'.join(('_tenant_role', *LANE_TABLES, *_INDEXES))})?\b")
 
 
 def renamed(sql: str, *, table: str, schema: str | None, beside: str = "") -> str:

@@ -8,9 +8,9 @@ from importlib.resources import files
 
 from sqlalchemy import MetaData, Table, TextClause, text
 
-from bento_outbox.table import quoted
+from bento_outbox.table import LANE_TABLES, quoted
 
-_TABLE = re.compile(r"\b(FROM|UPDATE|INTO) outbox(_lane|_stream|_flight|_request)?\b")
+_TABLE = re.compile(rf"\b(FROM|UPDATE|INTO) outbox({'|'.join(LANE_TABLES)})?\b( AS \w+)?")
 
 
 @cache
@@ -22,11 +22,11 @@ def named_statements(package: str, file: str) -> dict[str, str]:
 
 
 def statement(package: str, file: str, name: str, table: Table) -> TextClause:
-    """The statement below `-- name: name`; the names in the file stay as aliases, whatever the tables are called."""
+    """The statement below `-- name: name`; names without an alias stay as aliases, whatever the tables are called."""
 
     def aliased(match: re.Match[str]) -> str:
         suffix = match[2] or ""
         named = Table(f"{table.name}{suffix}", MetaData(), schema=table.schema) if suffix else table
-        return f"{match[1]} {quoted(named)} AS outbox{suffix}"
+        return f"{match[1]} {quoted(named)}{match[3] or f' AS outbox{suffix}'}"
 
     return text(_TABLE.sub(aliased, named_statements(package, file)[name]))

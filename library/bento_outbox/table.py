@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Identity,
@@ -28,7 +29,7 @@ from sqlalchemy.orm import registry
 from bento_outbox.errors import MisuseError
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
-LANE_TABLES = ("_lane", "_stream", "_flight", "_request")
+LANE_TABLES = ("_layout", "_member", "_lane", "_stream", "_flight", "_request")
 """What follows the outbox's name in the names of the projector's own tables."""
 
 LONGEST_NAME = 63 - len("_alembic_version_pkc")
@@ -100,6 +101,8 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
     Index(f"{name}_sent", table.c.tenant_id, sent_since, postgresql_where=sent)
     waits = text("status = 'NEW' AND retry_cnt > 0")
     Index(f"{name}_retry", table.c.tenant_id, table.c.available_at, postgresql_where=waits)
+    key = func.coalesce(table.c.ordering_key, table.c.aggregate_id)
+    Index(f"{name}_failed", table.c.tenant_id, key, table.c.seq, postgresql_where=text("status = 'ERR'"))
     _make_lane_tables(metadata, name, schema)
     return table
 
@@ -107,6 +110,24 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
 def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None:
     """What they are for is said in `lane_tables.sql`."""
     often_updated = {"fillfactor": 50}
+    Table(
+        f"{name}_layout",
+        metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("lanes", Integer, nullable=False),
+        schema=schema,
+    )
+    Table(
+        f"{name}_member",
+        metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("name", Text, primary_key=True),
+        Column("number", BigInteger, Identity(always=True), nullable=False),
+        Column("wanted", Integer, nullable=False),
+        Column("beat_at", DateTime(timezone=True), nullable=False),
+        schema=schema,
+        postgresql_with=often_updated,
+    )
     Table(
         f"{name}_lane",
         metadata,
@@ -137,6 +158,7 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("topic", Text, nullable=False),
         Column("first_sequence", BigInteger, nullable=False),
         Column("ids", ARRAY(Uuid), nullable=False),
+        Column("by_key", Boolean, nullable=False, server_default=text("false")),
         schema=schema,
     )
     _make_request_table(metadata, name, schema)

@@ -8,13 +8,10 @@ trust.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
-from typing import Protocol
+from functools import cache, partial
 
 import structlog
 from sqlalchemy import MetaData, Table
@@ -24,15 +21,20 @@ from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.table import make_outbox_table, quoted
 from bento_outbox.waking import channel_of
+from outbox_projector.bus_lane import BusLanePublisher
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
+from outbox_projector.deduplication import WatchedPublisher
+from outbox_projector.flights import LanePublisher
 from outbox_projector.health import Health
 from outbox_projector.http_endpoints import endpoints, served
 from outbox_projector.kubernetes_status import KubernetesStatus
-from outbox_projector.lane_projector import LaneProjector
+from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.listener import Listener
-from outbox_projector.loop import OutboxProjector
+from outbox_projector.loop import LaneProjector
 from outbox_projector.metrics import Metrics
 from outbox_projector.policies import Polling, Retries
+from outbox_projector.postgres_leases import PostgresLeases
+from outbox_projector.projector import this_process
 from outbox_projector.pulsar_lane import PulsarLanePublisher
 from outbox_projector.reporter import Reporter
 from outbox_projector.request_store import RequestStore
@@ -52,7 +54,7 @@ async def run(settings: Settings) -> None:
     stopping = _signalled()
     table = make_outbox_table(MetaData(), name=settings.database_table, schema=settings.database_schema)
     metrics = Metrics(settings.tenant_id)
-    health = Health(metrics)
+    health = Health(metrics, exactly_once=settings.guarantee == "ExactlyOnce")
     database = Database(_url_source(settings), name=f"outbox-projector {settings.tenant_id}")
     bus = PulsarMessageBus(
         settings.pulsar_service_url,
@@ -94,58 +96,52 @@ async def run(settings: Settings) -> None:
     log.info("stopped", published=health.sent_total)
 
 
-class Projector(Protocol):
-    """Delivers until it is stopped."""
-
-    def stop(self) -> None: ...
-    def wake(self) -> None: ...
-    async def run_forever(self) -> None: ...
-
-
-def _projector(settings: Settings, table: Table, database: Database, bus: MessageBus, health: Health) -> Projector:
-    retries = Retries(
-        maximum=settings.max_retries,
-        initial_seconds=settings.backoff_initial_milliseconds / 1000,
-        longest_seconds=settings.backoff_max_seconds,
-    )
-    polling = Polling(
-        fastest_seconds=settings.poll_min_milliseconds / 1000,
-        slowest_seconds=settings.poll_max_milliseconds / 1000,
-    )
-    if settings.guarantee == "AtLeastOnce":
-        return OutboxProjector(
-            database,
-            bus,
-            settings.tenant_id,
-            settings.batch_size,
-            table=table,
-            retries=retries,
-            polling=polling,
-            observer=health,
-        )
+def _projector(settings: Settings, table: Table, database: Database, bus: MessageBus, health: Health) -> LaneProjector:
     template = settings.pulsar_topic
-    publisher = PulsarLanePublisher(
-        settings.pulsar_service_url,
-        # For ever the same: under another name the broker would not know what it has already.
-        producer_name=f"outbox/{settings.tenant_id}/{quoted(table, bare=True)}/0",
-        configured_topic=None if "{type}" in template else template.format(tenant=settings.tenant_id),
-        timeout_seconds=settings.pulsar_timeout_seconds,
-        compression=settings.pulsar_compression,
-        batching=settings.pulsar_batching,
-        message_of=partial(message_of, cloudevents_source=settings.pulsar_cloudevents_source),
-    )
     return LaneProjector(
-        database,
-        publisher,
-        settings.tenant_id,
-        settings.batch_size,
-        table=table,
-        owner=f"{socket.gethostname()}/{os.getpid()}",
-        topic_of=lambda event: event.topic or template.format(tenant=event.tenant_id, type=event.type),
-        by_key=settings.pulsar_batching == "KeyBased",
-        retries=retries,
-        polling=polling,
+        leases=PostgresLeases(database, table, tenant_id=settings.tenant_id, name=this_process(), lanes=settings.lanes),
+        store=PostgresLaneStore(
+            database,
+            table,
+            tenant_id=settings.tenant_id,
+            retries=Retries(
+                maximum=settings.max_retries,
+                initial_seconds=settings.backoff_initial_milliseconds / 1000,
+                longest_seconds=settings.backoff_max_seconds,
+            ),
+            topic_of=lambda event: event.topic or template.format(tenant=event.tenant_id, type=event.type),
+            ordered=settings.ordering == "Aggregate",
+            by_key=settings.pulsar_batching == "KeyBased",
+            keep_sent=settings.retention_sent_seconds > 0,
+            hold_aggregates=settings.on_error == "HoldAggregate",
+        ),
+        publisher_of=_publisher_of(settings, table, bus, health),
+        batch_size=settings.batch_size,
+        polling=Polling(
+            fastest_seconds=settings.poll_min_milliseconds / 1000,
+            slowest_seconds=settings.poll_max_milliseconds / 1000,
+        ),
         observer=health,
+    )
+
+
+def _publisher_of(settings: Settings, table: Table, bus: MessageBus, health: Health) -> Callable[[int], LanePublisher]:
+    if settings.guarantee == "AtLeastOnce":
+        return cache(lambda _lane: BusLanePublisher(bus))
+    template = settings.pulsar_topic
+    return lambda lane: WatchedPublisher(
+        PulsarLanePublisher(
+            settings.pulsar_service_url,
+            # For ever the same: under another name the broker would not know what it has already.
+            producer_name=f"outbox/{settings.tenant_id}/{quoted(table, bare=True)}/{lane}",
+            lane=lane,
+            configured_topic=None if "{type}" in template else template.format(tenant=settings.tenant_id),
+            timeout_seconds=settings.pulsar_timeout_seconds,
+            compression=settings.pulsar_compression,
+            batching=settings.pulsar_batching,
+            message_of=partial(message_of, cloudevents_source=settings.pulsar_cloudevents_source),
+        ),
+        health,
     )
 
 
@@ -167,7 +163,7 @@ def _signalled() -> asyncio.Event:
 
 async def _run_until(
     stopping: asyncio.Event,
-    projector: Projector,
+    projector: LaneProjector,
     reporter: Reporter,
     aside: Mapping[str, Listener | Retention],
     grace_seconds: float,

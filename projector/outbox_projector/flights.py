@@ -15,6 +15,9 @@ from uuid import UUID
 
 from bento_outbox import Envelope, OutboxError, Refusal
 
+LEASE_SECONDS = 10.0
+"""After a crash a lane waits so long for its next owner. Each turn of the owner prolongs it."""
+
 
 class LeaseLost(OutboxError):
     """Another process owns the lane now; this one must not touch it any more."""
@@ -22,9 +25,15 @@ class LeaseLost(OutboxError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to a lane. epoch: rises with each new owner, and every write of the owner states it."""
+    """The right to a lane.
+
+    lane   from 0
+    lanes  how many there are, as long as this epoch lasts: the lane has the rows whose key falls to it among so many
+    epoch  rises with each new owner, and every write of the owner states it
+    """
 
     lane: int
+    lanes: int = 1
     epoch: int
 
 
@@ -61,6 +70,7 @@ class Turn:
     withdrawn  written down, but never sent, or refused as a whole: the rows wait again
     limit      rows to claim at most; 0: none
     floors     for each topic whose producer is open, the lowest sequence id that is above the broker's
+    rest       seconds that the owner may rest after it; the lease lasts longer
     """
 
     settled: Flight | None = None
@@ -68,6 +78,7 @@ class Turn:
     withdrawn: Sequence[Flight] = ()
     limit: int = 0
     floors: Mapping[str, int] = field(default_factory=dict)
+    rest: float = 0.0
 
     @property
     def reverses(self) -> bool:
@@ -96,7 +107,7 @@ class Turned:
 
 
 class LaneStore(Protocol):
-    """The database as one lane sees it. Every call is one transaction, and raises DatabaseUnavailable, LeaseLost."""
+    """The database as the owner of a lane sees it. Every call is one transaction; DatabaseUnavailable, LeaseLost."""
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
         """What earlier owners wrote down and did not settle, in the order of claiming; all are `recovered`."""

@@ -49,21 +49,27 @@ class Condition:
 class Health:
     """The state of this projector; implements the loop's Observer."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, metrics: Metrics, clock: Callable[[], datetime] = utc_now, *, exactly_once: bool = False
+    ) -> None:
+        """exactly_once: the broker has to deduplicate, and the conditions tell whether it does."""
         self._metrics = metrics
         self._clock = clock
         now = clock()
         self.database = Condition("DatabaseReachable", since=now)
         self.broker = Condition("BrokerReachable", since=now)
         self.failing = Condition("EventsFailing", since=now)
+        self.deduplication = Condition("DeduplicationActive", since=now) if exactly_once else None
+        self._without_deduplication: set[str] = set()
         self.backlog: Backlog | None = None
         self.sent_total = 0
         self.last_published: datetime | None = None
         self._last_turn = now
 
     @property
-    def conditions(self) -> tuple[Condition, Condition, Condition]:
-        return self.database, self.broker, self.failing
+    def conditions(self) -> tuple[Condition, ...]:
+        conditions = self.database, self.broker, self.failing
+        return conditions if self.deduplication is None else (*conditions, self.deduplication)
 
     @property
     def loop_is_alive(self) -> bool:
@@ -106,6 +112,36 @@ class Health:
 
     def counter_behind(self, topic: str) -> None:
         log.error("the broker's counter was above ours: the events are sent again under ids above it", topic=topic)
+
+    def deduplication_seen(self, topic: str, *, active: bool) -> None:
+        change = self._without_deduplication.discard if active else self._without_deduplication.add
+        change(topic)
+        if self.deduplication is None:
+            return
+        if not self._without_deduplication:
+            self.deduplication.become(TRUE, "Deduplicating", "", self._clock())
+            return
+        without = min(self._without_deduplication)
+        namespace = "/".join(without.removeprefix("persistent://").split("/")[:2])
+        self.deduplication.become(
+            FALSE,
+            "DeduplicationDisabled",
+            f"the broker does not deduplicate on {without}, so a crash may publish events twice: "
+            f"`pulsar-admin namespaces set-deduplication {namespace} --enable`",
+            self._clock(),
+        )
+
+    def deduplication_forgotten(self, topic: str, *, perhaps_doubled: int) -> None:
+        # By default six hours after the last event, so it is told as an error only where it may have cost something.
+        if perhaps_doubled:
+            log.error(
+                "the broker has forgotten what it had of us: an open flight is sent again and may be there twice",
+                topic=topic,
+                events=perhaps_doubled,
+            )
+            self._metrics.perhaps_doubled.inc(perhaps_doubled)
+        else:
+            log.info("the broker has forgotten what it had of us", topic=topic)
 
     def measured(self, backlog: Backlog) -> None:
         """Takes the counts of the table."""

@@ -107,6 +107,21 @@ class Lane:
         finally:
             await self._disconnect()
 
+    async def land(self) -> None:
+        """Ends what was begun, and begins nothing. Raises LeaseLost, DatabaseUnavailable, BusUnavailable."""
+        try:
+            await self._recover()
+        finally:
+            await self._disconnect()
+
+    async def drain(self) -> None:
+        """Until nothing is left that may go now. Raises LeaseLost, DatabaseUnavailable, BusUnavailable."""
+        try:
+            await self._recover()
+            await self._carry(until_empty=True)
+        finally:
+            await self._disconnect()
+
     async def _recover(self) -> None:
         """Ends what an earlier owner, or we before an outage, have begun."""
         flights = await self._store.open_flights(self._lease)
@@ -120,12 +135,13 @@ class Lane:
                 return
             await self._turn(due)
 
-    async def _carry(self) -> None:
+    async def _carry(self, *, until_empty: bool = False) -> None:
         due, flight, pause = Turn(), None, 0.0
         while not self._stopping:
             self._observer.turned()
             self._reserve(flight)
-            claim = replace(due, limit=self._cut.limit, floors=self._floors())
+            rest = self._polling.longest_after(pause)
+            claim = replace(due, limit=self._cut.limit, floors=self._floors(), rest=rest)
             due, turned = await _side_by_side(self._send(flight), self._turn(claim))
             if due.reverses:
                 # What was claimed meanwhile may hold later rows of an aggregate that has to wait now.
@@ -136,6 +152,8 @@ class Lane:
                 await self._open(turned.topic)
             if flight or turned.topic is not None or due != Turn():
                 pause = 0.0
+            elif until_empty:
+                return
             else:
                 pause = self._polling.pause(claimed=0, batch_size=self._batch_size, last=pause)
                 await self._rest(pause)

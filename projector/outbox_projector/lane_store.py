@@ -1,4 +1,4 @@
-"""A lane's tables in Postgres: `LaneStore`, and the lease. Every call is one transaction.
+"""The owner's turns in Postgres: `LaneStore`. Every call is one transaction. Its SQL: `lanes.sql`.
 
 Only the clock of the database counts. A transaction of the owner begins by holding the lane, so that no other owner
 can come before it ends; when the lane was taken over, nothing of it happens.
@@ -6,7 +6,7 @@ can come before it ends; when the lane was taken over, nothing of it happens.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -18,19 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bento_outbox import Envelope, Refusal
 from bento_outbox.statements import statement
 from outbox_projector.database import translated
-from outbox_projector.flights import Flight, Lease, LeaseLost, Turn, Turned
+from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned
 from outbox_projector.policies import Retries
 from outbox_projector.store import Store, read_row
 
-LEASE_SECONDS = 10.0
-"""After a crash the lane waits so long for its next owner. Each turn of the owner prolongs it."""
 FLIGHT_BYTES = 1_000_000
 """Payload, key and properties of a flight; a single larger row flies alone. Far below every limit at which the client
 would cut a batch in two, which would break deduplication."""
 
 
 class PostgresLaneStore:
-    """One lane of one tenant; it holds all rows of the tenant, as long as there is only one."""
+    """The lanes of one tenant, for their owners."""
 
     def __init__(
         self,
@@ -38,53 +36,43 @@ class PostgresLaneStore:
         table: Table,
         *,
         tenant_id: str,
-        lane: int,
-        owner: str,
         retries: Retries,
         topic_of: Callable[[Envelope], str],
         by_key: bool = False,
         keep_sent: bool = True,
+        ordered: bool = True,
+        hold_aggregates: bool = False,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """owner: a name for people. topic_of: where an event goes. by_key: how flights are cut.
+        """topic_of: where an event goes. by_key: how flights are cut.
 
         keep_sent: whether a row that is sent stays, marked; else it is deleted.
+        ordered: a row that waits, or that somebody else holds, holds back the later ones of its key.
+        hold_aggregates: so does a row in ERR.
         """
         self._session_factory = session_factory
-        self._number = lane
-        self._lane = {"tenant_id": tenant_id, "lane": lane}
-        self._lease = {**self._lane, "lease_seconds": lease_seconds}
-        self._owner = owner
+        self._tenant = {"tenant_id": tenant_id}
+        self._lease_seconds = lease_seconds
+        self._ordered = ordered
+        self._holding = {"ordered": ordered, "hold_aggregates": hold_aggregates}
         self._retries = retries
         self._topic_of = topic_of
         self._by_key = by_key
         self._rows = Store(table, tenant_id, keep_sent=keep_sent)
-        names = ("acquire", "hold", "release", "open_flights", "candidates", "take_off", "land")
+        names = ("hold", "open_flights", "candidates", "take_off", "land")
         self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
-
-    async def acquire(self) -> Lease | None:
-        """The lane, if nobody holds it. Raises DatabaseUnavailable."""
-        async with translated(), self._session_factory() as session, session.begin():
-            values = {**self._lease, "owner": self._owner}
-            epoch = (await session.execute(self._sql["acquire"], values)).scalar()
-        return None if epoch is None else Lease(lane=self._number, epoch=epoch)
-
-    async def release(self, lease: Lease) -> None:
-        """Gives it back, if it is still ours. Raises DatabaseUnavailable."""
-        async with translated(), self._session_factory() as session, session.begin():
-            await session.execute(self._sql["release"], {**self._lane, "epoch": lease.epoch})
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
         """See LaneStore. A flight of which no row is left is over."""
         async with self._held(lease) as session:
-            rows = (await session.execute(self._sql["open_flights"], self._lane)).all()
+            rows = (await session.execute(self._sql["open_flights"], self._lane(lease))).all()
             return [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row.number)]
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
         """See LaneStore."""
-        async with self._held(lease) as session:
-            failed = await self._settle(session, turn)
-            claimed = await self._claim(session, turn) if turn.limit else Turned()
+        async with self._held(lease, rest=turn.rest) as session:
+            failed = await self._settle(session, lease, turn)
+            claimed = await self._claim(session, lease, turn) if turn.limit else Turned()
             return Turned(
                 flight=claimed.flight,
                 topic=claimed.topic,
@@ -93,28 +81,35 @@ class PostgresLaneStore:
             )
 
     @asynccontextmanager
-    async def _held(self, lease: Lease) -> AsyncIterator[AsyncSession]:
+    async def _held(self, lease: Lease, *, rest: float = 0.0) -> AsyncIterator[AsyncSession]:
+        values = {**self._lane(lease), "epoch": lease.epoch, "lease_seconds": self._lease_seconds + 2 * rest}
         async with translated(), self._session_factory() as session, session.begin():
-            held = await session.execute(self._sql["hold"], {**self._lease, "epoch": lease.epoch})
+            held = await session.execute(self._sql["hold"], values)
             if held.scalar() is None:
                 raise LeaseLost(f"lane {lease.lane} has another owner")
             yield session
 
-    async def _settle(self, session: AsyncSession, turn: Turn) -> int:
+    def _lane(self, lease: Lease) -> dict[str, Any]:
+        return {**self._tenant, "lane": lease.lane}
+
+    async def _settle(self, session: AsyncSession, lease: Lease, turn: Turn) -> int:
         """Returns how many refused rows became ERR."""
         over = [*([turn.settled] if turn.settled else []), *turn.withdrawn]
         if over:
             topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
-            await session.execute(self._sql["land"], {**self._lane, "topics": topics, "first_sequences": firsts})
+            await session.execute(self._sql["land"], {**self._lane(lease), "topics": topics, "first_sequences": firsts})
         if turn.settled is None:
             return 0
         await self._rows.mark_sent(session, [event_id for event_id in turn.settled.ids if event_id not in turn.refused])
         return await self._rows.mark_refused(session, turn.refused, turn.settled.retry_counts, self._retries)
 
-    async def _claim(self, session: AsyncSession, turn: Turn) -> Turned:
-        rows = (await session.execute(self._sql["candidates"], {**self._lane, "limit": turn.limit})).all()
-        free = _not_behind_locked(rows)
+    async def _claim(self, session: AsyncSession, lease: Lease, turn: Turn) -> Turned:
+        values = {**self._lane(lease), **self._holding, "lanes": lease.lanes, "limit": turn.limit}
+        rows = (await session.execute(self._sql["candidates"], values)).all()
+        free = _not_behind_locked(rows) if self._ordered else [row for row in rows if row.is_locked]
         events, unreadable, counts = _read(free)
+        if self._holding["hold_aggregates"]:
+            events = _not_behind_unreadable(free, events, unreadable)
         failed = await self._rows.mark_refused(session, unreadable, counts, self._retries)
         if not events:
             return Turned(failed=failed)
@@ -122,13 +117,13 @@ class PostgresLaneStore:
         if topic not in turn.floors:
             return Turned(topic=topic, failed=failed)
         chosen = _cut([event for event in events if self._topic_of(event) == topic])
-        values = {
+        flight = {
             "topic": topic,
             "floor": turn.floors[topic],
             "ids": [event.id for event in chosen],
             "by_key": self._by_key,
         }
-        first = (await session.execute(self._sql["take_off"], {**self._lane, **values})).scalar_one()
+        first = (await session.execute(self._sql["take_off"], {**self._lane(lease), **flight})).scalar_one()
         return Turned(
             flight=Flight(
                 topic=topic,
@@ -146,12 +141,31 @@ def _not_behind_locked(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
     held: set[str] = set()
     free = []
     for row in rows:
-        key = row.ordering_key or row.aggregate_id
+        key = _key(row)
         if not row.is_locked:
             held.add(key)
         elif key not in held:
             free.append(row)
     return free
+
+
+def _not_behind_unreadable(
+    rows: Sequence[Row[Any]], events: Sequence[Envelope], unreadable: Collection[UUID]
+) -> list[Envelope]:
+    """Without the later ones of a key of which a row is about to be in ERR."""
+    held: set[str] = set()
+    behind: set[UUID] = set()
+    for row in rows:
+        if row.id in unreadable:
+            held.add(_key(row))
+        elif _key(row) in held:
+            behind.add(row.id)
+    return [event for event in events if event.id not in behind]
+
+
+def _key(row: Row[Any]) -> str:
+    key: str = row.aggregate_id if row.ordering_key is None else row.ordering_key
+    return key
 
 
 def _read(rows: Sequence[Row[Any]]) -> tuple[list[Envelope], dict[UUID, Refusal], dict[UUID, int]]:

@@ -1,14 +1,5 @@
 -- The statements of a lane's owner. `outbox` and the tables whose names begin with it stand for the configured ones.
 
--- name: acquire
--- The lane, if nobody holds it: a new epoch, by which the writes of former owners are told from ours.
-INSERT INTO outbox_lane (tenant_id, lane, owner, epoch, lease_until)
-VALUES (:tenant_id, :lane, :owner, 1, clock_timestamp() + make_interval(secs => :lease_seconds))
-ON CONFLICT (tenant_id, lane) DO UPDATE
-SET owner = excluded.owner, epoch = outbox_lane.epoch + 1, lease_until = excluded.lease_until
-WHERE outbox_lane.owner IS NULL OR outbox_lane.lease_until < clock_timestamp()
-RETURNING epoch
-
 -- name: hold
 -- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over. Without
 -- bitmaps the claim reads the index in order, and so little more than its batch; with them it would read and sort the
@@ -17,12 +8,6 @@ UPDATE outbox_lane
 SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
 WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
 RETURNING epoch, set_config('enable_bitmapscan', 'off', true)
-
--- name: release
--- Given back, if it is still ours.
-UPDATE outbox_lane
-SET owner = NULL, lease_until = NULL
-WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
 
 -- name: open_flights
 -- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
@@ -37,22 +22,32 @@ FROM (SELECT number, topic, first_sequence, ids, by_key
 ORDER BY flight.number, member.place
 
 -- name: candidates
--- The oldest rows that may go now, with those among them that somebody holds. A row that waits for another attempt holds
--- back the later ones of its key; `statement_timestamp` is one moment for all comparisons.
+-- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits
+-- for another attempt holds back the later ones of its key, and so does one in ERR where that is wanted.
+-- `statement_timestamp` is one moment for all comparisons.
 WITH waiting AS MATERIALIZED (
     SELECT coalesce(ordering_key, aggregate_id) AS key, min(seq) AS seq
     FROM outbox
-    WHERE tenant_id = :tenant_id AND status = 'NEW' AND retry_cnt > 0 AND available_at > statement_timestamp()
+    WHERE tenant_id = :tenant_id AND status = 'NEW' AND retry_cnt > 0 AND available_at > statement_timestamp() AND :ordered
     GROUP BY 1
 ), candidate AS MATERIALIZED (
     SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
            ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at, seq
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= statement_timestamp()
+          -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.
+          AND (CAST(:lanes AS int) = 1
+               OR coalesce((hashtext(coalesce(ordering_key, aggregate_id)) & 2147483647) % CAST(:lanes AS int)
+                           = CAST(:lane AS int), false))
           AND id NOT IN (SELECT unnest(ids) FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane)
           AND NOT EXISTS (SELECT FROM waiting
                           WHERE waiting.key = coalesce(outbox.ordering_key, outbox.aggregate_id)
                                 AND waiting.seq < outbox.seq)
+          AND NOT (:hold_aggregates AND EXISTS (
+              SELECT FROM outbox AS failed
+              WHERE failed.tenant_id = :tenant_id AND failed.status = 'ERR'
+                    AND coalesce(failed.ordering_key, failed.aggregate_id) = coalesce(outbox.ordering_key, outbox.aggregate_id)
+                    AND failed.seq < outbox.seq))
     ORDER BY seq
     LIMIT :limit
 ), locked AS MATERIALIZED (

@@ -125,6 +125,7 @@ class Listener:
         self._driver = None
         if self._trial and not self._trial.done():
             self._trial.set_exception(ConnectionResetError("the connection that was to listen has ended"))
+            self._trial.exception()  # perhaps nobody waits for it any more
         if self._works:
             self._works = None
             self._became(False)

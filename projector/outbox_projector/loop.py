@@ -1,168 +1,244 @@
-"""The loop: claim → publish → settle → wait.
+"""The projector's loop: see who is there → share the lanes → carry those that are ours → rest.
 
-The life of a row, and who may touch it:
+A tenant's rows are split into lanes by a hash of their key, and each lane has one owner at a time, by a lease in the
+database. Each process owns some of them, one task each (`lane.py` has the life of a row). Every few seconds it looks
+who else is there and decides which lanes to take and which to give back (`sharing.py`). A lane that is given back ends
+the flight in the air before; a lane whose owner crashed is taken when its lease has run out, and the new owner begins
+by ending what was under way.
 
-    NEW ──claim──► NEW, locked ──publish──► on the bus ──settle──► SENT
-     ▲                  │                                  │
-     └── refused: retry_cnt + 1, available later ◄─────────┤
-                                                           └─► ERR   no attempt left, or none can succeed
+Outages are waited out, by each lane and by the loop itself. Any other error is a defect and ends the process.
 
-Claim, publish and settle are one transaction, which holds the rows' locks: another pod passes them over. A crash
-at any arrow rolls back, so the rows are NEW again and the next claim publishes them again: at least once, with the
-same event id. Rows are claimed and published in the order of their insertion (`seq`).
-
-An outage of the database or the bus is nobody's retry: what was acknowledged is settled, the rest stays as it was,
-and the loop tries again after a growing pause.
-
-Stopping: `stop` lets the batch in hand finish and begins no other.
+Stopping: `stop` lets every lane end its flight and gives them back; nothing new is begun.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Protocol
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from bento_outbox import BusUnavailable, EventsRefused, MessageBus, Refusal
-from bento_outbox.table import outbox_table
-from outbox_projector.database import DatabaseUnavailable, translated
-from outbox_projector.policies import Polling, Retries
-from outbox_projector.store import Claim, Store, settled
+from bento_outbox import BusUnavailable
+from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.flights import LEASE_SECONDS, LanePublisher, LaneStore, Lease, LeaseLost
+from outbox_projector.lane import OUTAGE, Lane, LaneObserver
+from outbox_projector.policies import Polling
+from outbox_projector.sharing import Decision, Fleet, Leases, decide
 
 log = structlog.get_logger()
 
-OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
-"""Pauses while the database or the bus cannot be used. 10 s bounds how late recovery is noticed."""
+LOOK_SECONDS = 3.0
+"""Between two looks at who is there. With the lease (10 s) it bounds how late a crash is taken over."""
+CHANGING_SECONDS = 0.2
+"""While lanes are being given back for another number of them: nobody publishes meanwhile."""
+Rest = Callable[[asyncio.Event, float], Awaitable[None]]
 
 
-class Observer(Protocol):
-    """Told what the loop sees; must not block or raise."""
-
-    def turned(self) -> None: ...
-    def database_answered(self) -> None: ...
-    def database_failed(self, error: DatabaseUnavailable) -> None: ...
-    def broker_answered(self) -> None: ...
-    def broker_failed(self, error: BusUnavailable) -> None: ...
-    def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
+async def rest(wanted: asyncio.Event, seconds: float) -> None:
+    """Until the event is set, or so long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(wanted.wait(), timeout=seconds)
 
 
-class Unobserved:
-    """The observer of a projector that nobody watches."""
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A lane of ours."""
 
-    def turned(self) -> None: ...
-    def database_answered(self) -> None: ...
-    def database_failed(self, error: DatabaseUnavailable) -> None: ...
-    def broker_answered(self) -> None: ...
-    def broker_failed(self, error: BusUnavailable) -> None: ...
-    def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
+    lane: Lane
+    task: asyncio.Task[bool]
+    wanted: asyncio.Event  # set by whoever wants it to go on, cleared when it does
+
+    def stop(self) -> None:
+        self.lane.stop()
+        self.wanted.set()
 
 
-class OutboxProjector:
-    """Publishes one tenant's outbox rows until it is stopped.
-
-    await OutboxProjector(session_factory, message_bus, tenant_id, batch_size=200).run_forever()
-    """
+class LaneProjector:
+    """Carries a share of one tenant's lanes until it is stopped."""
 
     def __init__(
         self,
-        session_factory: Callable[[], AsyncSession],
-        message_bus: MessageBus,
-        tenant_id: str,
-        batch_size: int = 200,
         *,
-        table: Table = outbox_table,
-        retries: Retries | None = None,
-        polling: Polling | None = None,
-        observer: Observer | None = None,
+        leases: Leases,
+        store: LaneStore,
+        publisher_of: Callable[[int], LanePublisher],
+        batch_size: int,
+        polling: Polling,
+        observer: LaneObserver,
+        rest: Rest = rest,
     ) -> None:
-        """session_factory: opens a session; may raise DatabaseUnavailable. batch_size: rows a transaction, from 1."""
+        """publisher_of: the broker as the lane of this number sees it. batch_size: rows a flight, from 1."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 row")
-        self._session_factory = session_factory
-        self._bus = message_bus
+        self._leases = leases
+        self._store = store
+        self._publisher_of = publisher_of
         self._batch_size = batch_size
-        self._store = Store(table, tenant_id)
-        self._retries = retries or Retries()
-        self._polling = polling or Polling()
-        self._observer = observer or Unobserved()
-        self._stopping = asyncio.Event()
-        self._wanted = asyncio.Event()  # set by whoever ends a rest
+        self._polling = polling
+        self._observer = observer
+        self._rest = rest
+        self._owned: dict[int, _Owned] = {}
+        self._wanted = asyncio.Event()
+        self._stopping = False
 
     def stop(self) -> None:
-        """Ends `run_forever` after the batch in hand. Idempotent; fit for a signal handler of the event loop."""
-        self._stopping.set()
+        """Ends `run_forever` after the flights in the air. Idempotent; fit for a signal handler of the event loop."""
+        self._stopping = True
         self._wanted.set()
+        for owned in self._owned.values():
+            owned.stop()
 
     def wake(self) -> None:
-        """Ends the present rest: something may have come. Fit to be called at any rate."""
-        self._wanted.set()
+        """Something may have come: every lane asks the database now. Fit to be called at any rate."""
+        for owned in self._owned.values():
+            owned.wanted.set()
 
     async def run_forever(self) -> None:
         """Runs until `stop`. Outages are waited out; any other error is a defect and is raised."""
-        pause, outages = 0.0, 0
-        while not self._stopping.is_set():
-            self._observer.turned()
-            try:
-                claimed = await self.deliver_batch()
-            except (DatabaseUnavailable, BusUnavailable) as outage:
-                outages += 1
-                pause = OUTAGE.wait(outages)
-                log.warning("outage", reason=outage.reason, cause=str(outage), retry_in_seconds=round(pause, 1))
-            else:
-                outages = 0
-                pause = self._polling.pause(claimed=claimed, batch_size=self._batch_size, last=pause)
-            await self._rest(pause)
+        outages = 0
+        try:
+            while not self._stopping:
+                self._observer.turned()
+                try:
+                    pause = await self._share()
+                    outages = 0
+                except (DatabaseUnavailable, BusUnavailable) as outage:
+                    outages += 1
+                    pause = OUTAGE.wait(outages)
+                    self._tell(outage, pause)
+                await self._until_next(pause)
+            await self._give_back_all()
+        finally:
+            # Cut off, or ended by a defect: what is in the air is ended by the next owners.
+            for owned in self._owned.values():
+                owned.task.cancel()
+            await asyncio.gather(*(owned.task for owned in self._owned.values()), return_exceptions=True)
 
-    async def deliver_batch(self) -> int:
-        """One turn: claims, publishes and settles up to `batch_size` rows. Returns how many it claimed.
+    async def drain(self) -> None:
+        """Carries what may go now, of the lanes that are free, and gives them back; for tests and for batch jobs.
 
         Raises DatabaseUnavailable, BusUnavailable.
         """
-        outage: BusUnavailable | None = None
         try:
-            async with translated(), self._session_factory() as session, session.begin():
-                claim = await self._store.claim(session, self._batch_size)
-                self._observer.database_answered()
-                if claim:
-                    outage = await self._publish_and_settle(session, claim)
+            while not await self._drained():
+                await self._rest(self._wanted, CHANGING_SECONDS)
+        finally:
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._leases.leave()
+
+    async def _drained(self) -> bool:
+        """Whether the lanes could be drained: not while their number changes."""
+        fleet = await self._look()
+        if fleet is None:
+            return False
+        decision = decide(fleet, ())
+        await self._land(decision.land)
+        if decision.change:
+            await self._leases.change(fleet.wanted)
+        for number in decision.take:
+            if lease := await self._leases.acquire(number, seconds=LEASE_SECONDS):
+                await self._while_owner(lease, self._lane(lease, asyncio.Event()).drain())
+        return not fleet.is_changing
+
+    async def _share(self) -> float:
+        """One look and what follows from it; seconds until the next."""
+        fleet = await self._look()
+        if fleet is None:
+            return CHANGING_SECONDS
+        decision = decide(fleet, self._owned)
+        for number in decision.give_back:
+            self._owned[number].stop()
+        await self._land(decision.land)
+        if decision.change and await self._leases.change(fleet.wanted):
+            log.info("lanes changed", lanes=fleet.wanted, before=fleet.lanes)
+            return 0.0
+        await self._take(decision)
+        return CHANGING_SECONDS if fleet.is_changing else LOOK_SECONDS
+
+    async def _look(self) -> Fleet | None:
+        try:
+            fleet = await self._leases.beat()
         except DatabaseUnavailable as error:
             self._observer.database_failed(error)
             raise
-        if outage is not None:
-            self._observer.broker_failed(outage)
-            raise outage
-        return len(claim)
+        self._observer.database_answered()
+        return fleet
 
-    async def _publish_and_settle(self, session: AsyncSession, claim: Claim) -> BusUnavailable | None:
-        refused: dict[UUID, Refusal] = dict(claim.unreadable)
-        outage: BusUnavailable | None = None
+    async def _land(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if lease := await self._leases.acquire(number, seconds=LEASE_SECONDS):
+                await self._while_owner(lease, self._lane(lease, asyncio.Event()).land())
+
+    async def _take(self, decision: Decision) -> None:
+        for number in decision.take:
+            lease = await self._leases.acquire(number, seconds=LEASE_SECONDS)
+            if lease is not None and not self._stopping:
+                log.info("lane acquired", lane=lease.lane, lanes=lease.lanes, epoch=lease.epoch)
+                wanted = asyncio.Event()
+                lane = self._lane(lease, wanted)
+                task = asyncio.create_task(self._while_owner(lease, lane.run()), name=f"lane {number}")
+                task.add_done_callback(self._ended)
+                self._owned[number] = _Owned(lane, task, wanted)
+            elif lease is not None:
+                await self._leases.release(lease)
+
+    def _lane(self, lease: Lease, wanted: asyncio.Event) -> Lane:
+        async def nap(seconds: float) -> None:
+            await self._rest(wanted, seconds)
+            wanted.clear()
+
+        return Lane(
+            lease=lease,
+            store=self._store,
+            publisher=self._publisher_of(lease.lane),
+            batch_size=self._batch_size,
+            polling=self._polling,
+            observer=self._observer,
+            rest=nap,
+        )
+
+    async def _while_owner(self, lease: Lease, carried: Awaitable[None]) -> bool:
+        """Whether the lane was ours to the end; given back in any case."""
         try:
-            if claim.envelopes:
-                await self._bus.publish(claim.envelopes)
-                self._observer.broker_answered()
-            sent = settled(claim, refused)
-        except EventsRefused as error:
-            self._observer.broker_answered()
-            refused |= error.refused
-            sent = settled(claim, refused)
-        except BusUnavailable as error:
-            outage = error
-            sent = list(error.stored)
-        await self._store.mark_sent(session, sent)
-        failed = await self._store.mark_refused(session, refused, claim.retry_counts, self._retries)
-        for event_id, refusal in refused.items():
-            log.warning("event refused", event_id=str(event_id), reason=refusal.reason, permanent=refusal.permanent)
-        self._observer.settled(sent=len(sent), retried=len(refused) - failed, failed=failed)
-        return outage
+            await carried
+        except LeaseLost as lost:
+            log.warning("lane lost", lane=lease.lane, epoch=lease.epoch, cause=str(lost))
+            # A former owner who does not know yet may have fenced us; then the lane is still ours in the database.
+            await self._release(lease)
+            return False
+        except (DatabaseUnavailable, BusUnavailable):
+            await self._release(lease)
+            raise
+        await self._release(lease)
+        return True
 
-    async def _rest(self, seconds: float) -> None:
-        if seconds > 0 and not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), timeout=seconds)
-        self._wanted.clear()
+    async def _release(self, lease: Lease) -> None:
+        # Nothing is lost without it: the lease runs out.
+        with contextlib.suppress(DatabaseUnavailable):
+            await self._leases.release(lease)
+
+    def _ended(self, task: asyncio.Task[bool]) -> None:
+        # After a loss not at once: two that fence each other would do nothing else.
+        if task.cancelled() or task.exception() or task.result():
+            self._wanted.set()
+
+    async def _until_next(self, seconds: float) -> None:
+        await self._rest(self._wanted, seconds)
+        if not self._stopping:
+            self._wanted.clear()
+        for number, owned in list(self._owned.items()):
+            if owned.task.done():
+                del self._owned[number]
+                owned.task.result()  # raises the defect that ended it
+
+    async def _give_back_all(self) -> None:
+        for owned in self._owned.values():
+            owned.stop()
+        await asyncio.gather(*(owned.task for owned in self._owned.values()))
+        with contextlib.suppress(DatabaseUnavailable):
+            await self._leases.leave()
+
+    def _tell(self, outage: DatabaseUnavailable | BusUnavailable, pause: float) -> None:
+        log.warning("outage", reason=outage.reason, cause=str(outage), retry_in_seconds=round(pause, 1))

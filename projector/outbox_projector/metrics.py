@@ -16,6 +16,9 @@ class Metrics:
         self.retried = self._counter("outbox_events_retried", "Refusals after which an event is tried again")
         self.failed = self._counter("outbox_events_failed", "Events that became ERR")
         self.deleted = self._counter("outbox_events_deleted", "Rows in SENT or ERR that were deleted for their age")
+        self.perhaps_doubled = self._counter(
+            "outbox_events_perhaps_doubled", "Events sent again to a broker that had forgotten what it had of them"
+        )
         self.pending = self._gauge("outbox_pending_events", "Rows in NEW, counted up to 100,000")
         self.errors = self._gauge("outbox_error_events", "Rows in ERR, counted up to 100,000")
         self.oldest_pending_seconds = self._gauge("outbox_oldest_pending_seconds", "Age of the oldest row in NEW")

@@ -56,3 +56,7 @@ class Polling:
         if claimed:
             return self.fastest_seconds
         return min(self.slowest_seconds, max(self.fastest_seconds, last * 2))
+
+    def longest_after(self, last: float) -> float:
+        """Seconds that the pause after the next poll has at most, if the last one had `last`."""
+        return self.pause(claimed=0, batch_size=1, last=last)

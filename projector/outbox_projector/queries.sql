@@ -1,16 +1,6 @@
 -- Every statement of the projector. `outbox` stands for the configured table; the index (tenant_id, status, seq)
 -- serves all of them.
 
--- name: claim
--- The oldest rows that may be sent now, locked until the transaction ends; rows that another pod holds are passed over.
-SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
-       ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at
-FROM outbox
-WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= clock_timestamp()
-ORDER BY seq
-LIMIT :batch_size
-FOR UPDATE SKIP LOCKED
-
 -- name: mark_sent
 -- The broker has acknowledged these. All of them at one time: equal entries of the index outbox_sent are stored as one.
 UPDATE outbox

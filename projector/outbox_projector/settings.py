@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     """ExactlyOnce: once each into the topic, in order per key. Needs deduplication in the namespace, and the topic to
     itself: no other producer can publish to it meanwhile, direct publish included."""
 
+    lanes: int = Field(1, ge=1, le=64)
+    """Slices of the rows by their key, which replicas share; each publishes to a partition of its own."""
+    ordering: Literal["Aggregate", "None"] = "Aggregate"
+    """None: an event that waits for another attempt does not hold back later ones of its key."""
+    on_error: Literal["Continue", "HoldAggregate"] = "Continue"
+    """HoldAggregate: an event in ERR holds back the later ones of its key until it is requeued or discarded."""
+
     batch_size: int = Field(200, ge=1, le=10_000)
     """Rows a transaction. More: higher rate, more to do again after a crash."""
     max_retries: int = Field(5, ge=1, le=1000)
@@ -99,6 +106,8 @@ class Settings(BaseSettings):
                 f"OUTBOX_POLL_MIN_MILLISECONDS ({self.poll_min_milliseconds}) is above "
                 f"OUTBOX_POLL_MAX_MILLISECONDS ({self.poll_max_milliseconds})"
             )
+        if self.on_error == "HoldAggregate" and self.ordering == "None":
+            raise ValueError("OUTBOX_ON_ERROR=HoldAggregate keeps an order: it needs OUTBOX_ORDERING=Aggregate")
         if self.pulsar_timeout_seconds >= self.shutdown_grace_seconds:
             raise ValueError(
                 f"OUTBOX_PULSAR_TIMEOUT_SECONDS ({self.pulsar_timeout_seconds}) is not below "

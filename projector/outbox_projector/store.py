@@ -1,9 +1,9 @@
-"""The outbox table as the projector sees it: claim, settle, measure. Each call is one statement of `queries.sql`."""
+"""The outbox table as the projector sees it: settle, measure. Each call is one statement of `queries.sql`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,18 +18,6 @@ from outbox_projector.policies import Retries
 
 COUNT_LIMIT = 100_000
 """Pending and failed rows are counted exactly up to here; the figure is a lower bound beyond."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Rows that this transaction holds: those that can be published, and those that cannot even be read."""
-
-    envelopes: list[Envelope]
-    unreadable: dict[UUID, Refusal]
-    retry_counts: dict[UUID, int]
-
-    def __len__(self) -> int:
-        return len(self.retry_counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +39,9 @@ class Store:
     def __init__(self, table: Table, tenant_id: str, *, keep_sent: bool = True) -> None:
         """keep_sent: whether a row that is sent stays in the table, marked; else it is deleted."""
         self._tenant_id = tenant_id
-        self._claim = statement(__package__, "queries.sql", "claim", table)
         self._mark_sent = statement(__package__, "queries.sql", "mark_sent" if keep_sent else "delete_sent", table)
         self._mark_refused = statement(__package__, "queries.sql", "mark_refused", table)
         self._measure = statement(__package__, "queries.sql", "measure", table)
-
-    async def claim(self, session: AsyncSession, batch_size: int) -> Claim:
-        """Locks up to `batch_size` of the oldest rows that may be sent now."""
-        rows = await session.execute(self._claim, {"tenant_id": self._tenant_id, "batch_size": batch_size})
-        claim = Claim([], {}, {})
-        for row in rows:
-            claim.retry_counts[row.id] = row.retry_cnt
-            try:
-                claim.envelopes.append(read_row(row))
-            except (ValueError, RecursionError) as error:
-                claim.unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
-        return claim
 
     async def mark_sent(self, session: AsyncSession, ids: Collection[UUID]) -> None:
         """NEW → SENT, or gone."""
@@ -130,8 +105,3 @@ def read_row(row: Row[Any]) -> Envelope:
 def _as_text(reason: str) -> str:
     """The reason as Postgres takes it: any bus may have put into it what it got from somewhere."""
     return reason.encode(errors="replace").decode().replace("\0", "?")
-
-
-def settled(claim: Claim, refused: Mapping[UUID, Refusal]) -> Sequence[UUID]:
-    """The ids of the claimed rows that the bus has stored, when it refused `refused` and took all others."""
-    return [event.id for event in claim.envelopes if event.id not in refused]

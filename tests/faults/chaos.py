@@ -2,9 +2,13 @@
 
     make chaos EVENTS=100000 SECONDS=600 SEED=1 GUARANTEE=ExactlyOnce
 
-Several `outbox-projector run` processes deliver one tenant's events while they are written: about every second one of
-them is killed with -9, or stopped for longer than any lease and continued later, and a new one is started. The broker
-is killed with -9 twice. In the end the topic is read from its beginning and compared with the table.
+Several `outbox-projector run` processes share one tenant's lanes, and deliver while several writers write: about every
+second one of them is killed with -9, or stopped for longer than any lease and continued later, and a new one is
+started. Now and then the new ones want another number of lanes. The broker is killed with -9 twice. In the end the
+partitions of the topic are read from their beginnings and compared with the table.
+
+An aggregate that moved to another lane, and so to another partition, is in order if it is so by the times at which its
+events were published.
 
 The last line is one JSON object: written, received, lost, duplicated, out_of_order, kills, zombies, broker_restarts,
 lane_changes, seconds. The exit code is 1 if anything was lost, or still waits when the time is up.
@@ -41,8 +45,11 @@ from tests.support.pulsar_topics import Namespaces
 TENANT = "chaos"
 AGGREGATES = 500
 WORKERS = 3
-ROWS_A_TRANSACTION = 100
+WRITERS = 3
+MOST_OF_AN_AGGREGATE = 10
 BROKER_RESTARTS = 2
+PARTITIONS = 4
+LANES = (1, 2, 3, 4)
 
 
 @dataclass
@@ -71,6 +78,7 @@ class Chaos:
     database_url: str
     engine: AsyncEngine
     topic: str
+    lanes: int = 2
     figures: Figures = field(default_factory=Figures)
     workers: list[asyncio.subprocess.Process] = field(default_factory=list)
     asleep: list[tuple[float, asyncio.subprocess.Process]] = field(default_factory=list)
@@ -82,10 +90,11 @@ class Chaos:
         """Until everything is delivered, or the time is up."""
         for _ in range(WORKERS):
             self.workers.append(await self._started())
-        troubles = [asyncio.create_task(trouble()) for trouble in (self._kill, self._restart_broker)]
+        troubles = [
+            asyncio.create_task(trouble()) for trouble in (self._kill, self._restart_broker, self._change_lanes)
+        ]
         try:
-            await self._write()
-            await self._delivered()
+            await asyncio.gather(*(self._write() for _ in range(WRITERS)), self._delivered())
         finally:
             for task in troubles:
                 task.cancel()
@@ -95,37 +104,40 @@ class Chaos:
                 await process.wait()
 
     async def _write(self) -> None:
-        """Each transaction locks its aggregate, as a repository does: per aggregate `seq` is the order of commits."""
+        """One of several writers. Each transaction changes its aggregates, which locks them, before it inserts."""
+        change = text("UPDATE aggregate SET events = events + :count WHERE id = :aggregate RETURNING events")
         insert = text(
             "INSERT INTO outbox (tenant_id, aggregate_id, type, payload) "
             "SELECT :tenant, :aggregate, 'chaos.Happened', jsonb_build_object('n', n) "
             "FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n"
         )
-        counts: Counter[str] = Counter()
-        while self.figures.written < self.events and time.monotonic() < self.deadline:
+        while (room := self.events - self.figures.written) > 0 and time.monotonic() < self.deadline:
+            count = min(MOST_OF_AN_AGGREGATE, room)
+            aggregates = sorted(self.random.sample(range(AGGREGATES), k=min(self.random.randint(1, 10), room // count)))
+            self.figures.written += count * len(aggregates)
             async with self.engine.begin() as connection:
-                for _ in range(self.random.randint(1, 10)):
-                    aggregate = f"aggregate-{self.random.randrange(AGGREGATES)}"
-                    count = min(ROWS_A_TRANSACTION // 10, self.events - self.figures.written)
-                    first = counts[aggregate] + 1
-                    counts[aggregate] += count
-                    values = {"tenant": TENANT, "aggregate": aggregate, "first": first, "last": first + count - 1}
+                for aggregate in (f"aggregate-{number}" for number in aggregates):
+                    changed = await connection.execute(change, {"count": count, "aggregate": aggregate})
+                    last = changed.scalar_one()
+                    values = {"tenant": TENANT, "aggregate": aggregate, "first": last - count + 1, "last": last}
                     await connection.execute(insert, values)
-                    self.figures.written += count
-        say(f"{self.figures.written} events are written")
 
     async def _delivered(self) -> None:
-        waiting = text("SELECT count(*) FROM outbox WHERE status = 'NEW'")
-        left, told = -1, 0.0
-        while left and time.monotonic() < self.deadline:
+        counts = text("SELECT count(*) FILTER (WHERE status = 'NEW') AS waiting, count(*) AS written FROM outbox")
+        done, told = False, 0.0
+        while not done and time.monotonic() < self.deadline:
             async with self.engine.connect() as connection:
-                left = (await connection.execute(waiting)).scalar_one()
+                waiting, written = (await connection.execute(counts)).one()
             for number, delivered in enumerate(self.part_delivered, start=1):
-                if self.events - left >= self.events * number // (BROKER_RESTARTS + 1):
+                if written - waiting >= self.events * number // (BROKER_RESTARTS + 1):
                     delivered.set()
             if time.monotonic() - told > 10:
                 told = time.monotonic()
-                say(f"{left} wait; {self.figures.kills} kills, {self.figures.broker_restarts} restarts of the broker")
+                say(
+                    f"{written} written, {waiting} wait; {self.figures.kills} kills, {self.figures.zombies} zombies, "
+                    f"{self.figures.lane_changes} changes of lanes, {self.figures.broker_restarts} of the broker"
+                )
+            done = written == self.events and waiting == 0
             await asyncio.sleep(0.5)
 
     async def _kill(self) -> None:
@@ -158,6 +170,19 @@ class Chaos:
             await asyncio.to_thread(broker.start)
             self.figures.broker_restarts += 1
 
+    async def _change_lanes(self) -> None:
+        """The next processes want another number, and the youngest decides."""
+        lanes = text("SELECT lanes FROM outbox_layout")
+        while True:
+            await asyncio.sleep(self.random.uniform(2, 10))
+            self.lanes = self.random.choice([number for number in LANES if number != self.lanes])
+            current = None
+            while current != self.lanes:
+                await asyncio.sleep(0.2)
+                async with self.engine.connect() as connection:
+                    current = (await connection.execute(lanes)).scalar()
+            self.figures.lane_changes += 1
+
     async def _started(self) -> asyncio.subprocess.Process:
         variables = {
             "OUTBOX_TENANT_ID": TENANT,
@@ -165,6 +190,7 @@ class Chaos:
             "OUTBOX_PULSAR_SERVICE_URL": os.environ["PULSAR_URL"],
             "OUTBOX_PULSAR_TOPIC": self.topic,
             "OUTBOX_GUARANTEE": os.environ.get("GUARANTEE") or "ExactlyOnce",
+            "OUTBOX_LANES": str(self.lanes),
             "OUTBOX_HTTP_PORT": "0",
             "OUTBOX_LOG_LEVEL": "ERROR",
         }
@@ -179,37 +205,44 @@ class Chaos:
     async def compare(self) -> None:
         """The topic with the table."""
         async with self.engine.connect() as connection:
-            rows = await connection.execute(text("SELECT id::text, aggregate_id FROM outbox ORDER BY seq"))
-            committed = {row.id: number for number, row in enumerate(rows)}
+            committed = set((await connection.execute(text("SELECT id::text FROM outbox"))).scalars())
         seen: Counter[str] = Counter()
-        last: dict[str, int] = {}
-        for event_id, aggregate in await asyncio.to_thread(_received, self.topic):
+        last: Counter[str] = Counter()
+        for event in await asyncio.to_thread(_received, self.topic):
             self.figures.received += 1
-            seen[event_id] += 1
-            if seen[event_id] == 1:
-                self.figures.out_of_order += committed[event_id] < last.get(aggregate, -1)
-                last[aggregate] = max(last.get(aggregate, -1), committed[event_id])
+            seen[event.id] += 1
+            if seen[event.id] == 1:
+                self.figures.out_of_order += event.number < last[event.aggregate]
+                last[event.aggregate] = max(last[event.aggregate], event.number)
         self.figures.written = len(committed)
-        lost = committed.keys() - seen.keys()
-        self.figures.lost = len(lost)
-        if lost:
-            places = sorted(committed[event_id] for event_id in lost)
-            say(f"lost are rows {places[0]} to {places[-1]} of {len(committed)}")
+        self.figures.lost = len(committed - seen.keys())
         self.figures.duplicated = sum(count - 1 for count in seen.values())
 
 
-def _received(topic: str) -> list[tuple[str, str]]:
-    """All messages of the topic: event id and aggregate."""
+@dataclass(frozen=True)
+class Received:
+    """One message."""
+
+    id: str
+    aggregate: str
+    number: int
+    published: int  # milliseconds
+
+
+def _received(topic: str) -> list[Received]:
+    """All messages, by the time of their publishing; those of one partition stay in its order."""
     client = pulsar.Client(os.environ["PULSAR_URL"], logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+    found: list[Received] = []
     try:
-        reader = client.create_reader(topic, pulsar.MessageId.earliest)
-        found = []
-        while reader.has_message_available():
-            message = reader.read_next(20_000)
-            found.append((message.properties()["event_id"], message.partition_key()))
-        return found
+        for partition in client.get_topic_partitions(topic):
+            reader = client.create_reader(partition, pulsar.MessageId.earliest)
+            while reader.has_message_available():
+                message = reader.read_next(20_000)
+                event_id, number = message.properties()["event_id"], json.loads(message.data())["n"]
+                found.append(Received(event_id, message.partition_key(), number, message.publish_timestamp()))
     finally:
         client.close()
+    return sorted(found, key=lambda event: event.published)
 
 
 @asynccontextmanager
@@ -244,6 +277,14 @@ async def own_database() -> AsyncIterator[str]:
             await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+async def _aggregates(engine: AsyncEngine) -> None:
+    """What the writers change, beside the events that tell of it."""
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE aggregate (id text PRIMARY KEY, events int NOT NULL DEFAULT 0)"))
+        insert = text("INSERT INTO aggregate (id) SELECT 'aggregate-' || n FROM generate_series(0, :last) AS n")
+        await connection.execute(insert, {"last": AGGREGATES - 1})
+
+
 def say(line: str) -> None:
     """Progress, for people."""
     print(f"  {line}", flush=True)
@@ -258,13 +299,17 @@ async def main() -> int:
     async with own_database() as url, own_namespace() as namespace:
         engine = create_async_engine(parse_database_url(url))
         await apply_schema(engine)
+        await _aggregates(engine)
+        topic = f"persistent://{namespace}/events"
+        async with aiohttp.ClientSession() as http:
+            await Namespaces(os.environ["PULSAR_ADMIN_URL"], http).partition(topic, PARTITIONS)
         chaos = Chaos(
             events=events,
             deadline=began + seconds,
             random=random.Random(seed),
             database_url=url,
             engine=engine,
-            topic=f"persistent://{namespace}/events",
+            topic=topic,
         )
         try:
             await chaos.run()

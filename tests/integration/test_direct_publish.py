@@ -94,7 +94,11 @@ async def _are_available(sessions: Sessions, tenant: str) -> bool:
 
 
 async def test_what_is_committed_is_published_at_once_and_marked(
-    new_work: Any, rows: Rows, memory_bus: InMemoryMessageBus, projector: OutboxProjector
+    new_work: Any,
+    rows: Rows,
+    memory_bus: InMemoryMessageBus,
+    projector: OutboxProjector,
+    projector_bus: InMemoryMessageBus,
 ) -> None:
     async with new_work() as work:
         for number in (1, 2, 3):
@@ -105,7 +109,8 @@ async def test_what_is_committed_is_published_at_once_and_marked(
     assert _numbers(memory_bus.published) == [1, 2, 3]
     assert await rows.statuses() == ["SENT"] * 3
     assert all(row.sent_at is not None for row in await rows.all())
-    assert await projector.deliver_batch() == 0
+    await projector.drain()
+    assert projector_bus.published == []
 
 
 async def test_publishing_is_after_the_commit_and_outside_any_transaction(
@@ -199,7 +204,7 @@ async def test_an_outage_leaves_the_events_to_the_projector_at_once(
     assert [(row.status, row.retry_cnt) for row in await rows.all()] == [("NEW", 0)] * 2
     assert await _are_available(sessions, rows.tenant)
     assert "2 event(s) not published directly, left to the projector: no broker at home" in caplog.messages
-    assert await projector.deliver_batch() == 2
+    await projector.drain()
     assert _numbers(projector_bus.published) == [1, 2]
 
 
@@ -303,7 +308,12 @@ async def test_events_that_cannot_be_settled_do_not_fail_the_commit(
 
 
 async def test_events_with_an_ordering_key_are_neither_held_nor_published(
-    new_work: Any, sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus, projector: OutboxProjector
+    new_work: Any,
+    sessions: Sessions,
+    rows: Rows,
+    memory_bus: InMemoryMessageBus,
+    projector: OutboxProjector,
+    projector_bus: InMemoryMessageBus,
 ) -> None:
     async with new_work() as work:
         register(Noted(1), ordering_key="queue-1")
@@ -318,7 +328,8 @@ async def test_events_with_an_ordering_key_are_neither_held_nor_published(
 
     assert _numbers(memory_bus.published) == [3]
     assert await rows.statuses() == ["NEW", "NEW", "SENT"]
-    assert await projector.deliver_batch() == 2
+    await projector.drain()
+    assert _numbers(projector_bus.published) == [1, 2]
 
 
 async def test_a_crash_after_the_commit_leaves_the_rows_to_the_projector_when_the_hold_is_over(
@@ -335,10 +346,11 @@ async def test_a_crash_after_the_commit_leaves_the_rows_to_the_projector_when_th
     assert await rows.statuses() == ["NEW"]
     [held] = await _held_seconds(sessions, rows.tenant)
     assert 0 < held <= policy.hold_seconds
-    assert await projector.deliver_batch() == 0
+    await projector.drain()
+    assert projector_bus.published == []
 
     await rows.change("available_at = available_at - make_interval(secs => 600)")
-    assert await projector.deliver_batch() == 1
+    await projector.drain()
     assert _numbers(projector_bus.published) == [1]
 
 
@@ -369,9 +381,9 @@ async def test_a_projector_beside_it_never_publishes_what_is_held(
         async with _publishing(work, gate):
             await called.wait()
             assert await rows.statuses() == ["NEW"] * 5
-            assert await projector.deliver_batch() == 0
+            await projector.drain()
 
-    assert await projector.deliver_batch() == 0
+    await projector.drain()
     assert (len(bus.published), len(projector_bus.published)) == (5, 0)
     assert await rows.statuses() == ["SENT"] * 5
 
@@ -416,7 +428,12 @@ async def test_an_event_that_is_in_the_table_already_is_not_published_again(
 
 
 async def test_a_session_that_is_committed_past_the_unit_of_work_holds_nothing(
-    new_work: Any, sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus, projector: OutboxProjector
+    new_work: Any,
+    sessions: Sessions,
+    rows: Rows,
+    memory_bus: InMemoryMessageBus,
+    projector: OutboxProjector,
+    projector_bus: InMemoryMessageBus,
 ) -> None:
     async with new_work() as work:
         register(Noted(1))
@@ -427,7 +444,8 @@ async def test_a_session_that_is_committed_past_the_unit_of_work_holds_nothing(
     assert _numbers(memory_bus.published) == [1]
     assert await rows.statuses() == ["SENT", "NEW"]
     assert (await _held_seconds(sessions, rows.tenant))[1] <= 0
-    assert await projector.deliver_batch() == 1
+    await projector.drain()
+    assert _numbers(projector_bus.published) == [2]
 
 
 async def test_a_commit_that_failed_does_not_make_the_next_one_hold(

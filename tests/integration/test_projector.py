@@ -16,19 +16,21 @@ from bento_outbox import BusUnavailable, Envelope, InMemoryMessageBus, Refusal
 from bento_outbox.database_url import parse_database_url
 from outbox_projector import OutboxProjector, Polling, Retries
 from outbox_projector.database import DatabaseUnavailable
-from outbox_projector.loop import Unobserved
+from outbox_projector.projector import Unobserved
 from tests.conftest import unique
 from tests.support.rows import Rows
 from tests.support.waiting import eventually
 
 Sessions = async_sessionmaker[AsyncSession]
 SWIFT = Retries(maximum=5, initial_seconds=1e-3, longest_seconds=1e-3)
+EAGER = Polling(fastest_seconds=0.005, slowest_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
 def _short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses of an outage are bounded by seconds; what happens between them is the same with shorter ones."""
-    monkeypatch.setattr("outbox_projector.loop.OUTAGE", SWIFT)
+    for module in ("lane", "loop"):
+        monkeypatch.setattr(f"outbox_projector.{module}.OUTAGE", SWIFT)
 
 
 class Watching(Unobserved):
@@ -131,17 +133,30 @@ async def test_another_tenants_rows_are_left_alone(
     await others.insert()
     await rows.insert()
 
-    assert await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch() == 1
+    await OutboxProjector(sessions, memory_bus, rows.tenant).drain()
 
     assert {event.tenant_id for event in memory_bus.published} == {rows.tenant}
     assert await others.statuses() == ["NEW"]
 
 
-async def test_a_batch_is_no_larger_than_told(sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus) -> None:
-    await rows.insert_many(5)
-    projector = OutboxProjector(sessions, memory_bus, rows.tenant, 2)
+async def test_a_batch_is_no_larger_than_told(sessions: Sessions, rows: Rows) -> None:
+    class CountingBus(InMemoryMessageBus):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[int] = []
 
-    assert [await projector.deliver_batch() for _ in range(4)] == [2, 2, 1, 0]
+        async def publish(self, events: Envelope | Sequence[Envelope]) -> None:
+            assert not isinstance(events, Envelope)
+            self.batches.append(len(events))
+            await super().publish(events)
+
+    inserted = await rows.insert_many(5)
+    bus = CountingBus()
+
+    await OutboxProjector(sessions, bus, rows.tenant, 2).drain()
+
+    assert bus.batches == [2, 2, 1]
+    assert _ids(bus) == inserted
 
 
 async def test_a_refused_row_becomes_err_after_its_last_retry(
@@ -190,7 +205,7 @@ async def test_what_can_never_succeed_is_not_tried_again(
     await rows.insert()
     memory_bus.refuse("orders.Placed", Refusal("too large", permanent=True))
 
-    await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch()
+    await OutboxProjector(sessions, memory_bus, rows.tenant).drain()
 
     [row] = await rows.all()
     assert (row.status, row.retry_cnt, row.last_error) == ("ERR", 1, "too large")
@@ -203,7 +218,7 @@ async def test_a_row_that_cannot_be_read_does_not_stop_the_others(
     await rows.insert(headers=["no", "object"])
     last = await rows.insert()
 
-    assert await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch() == 3
+    await OutboxProjector(sessions, memory_bus, rows.tenant).drain()
 
     assert _ids(memory_bus) == [first, last]
     assert await rows.statuses() == ["SENT", "ERR", "SENT"]
@@ -215,7 +230,7 @@ async def test_a_batch_of_which_nothing_can_be_read(
 ) -> None:
     await rows.insert(type="")
 
-    await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch()
+    await OutboxProjector(sessions, memory_bus, rows.tenant).drain()
 
     assert memory_bus.published == []
     assert await rows.statuses() == ["ERR"]
@@ -228,7 +243,7 @@ async def test_a_reason_that_postgres_cannot_hold_does_not_stop_the_others(
     await rows.insert()
     memory_bus.refuse("orders.Refused", Refusal("a \0 and a \ud800", permanent=True))
 
-    await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch()
+    await OutboxProjector(sessions, memory_bus, rows.tenant).drain()
 
     assert [(row.status, row.last_error) for row in await rows.all()] == [("ERR", "a ? and a ?"), ("SENT", None)]
 
@@ -252,47 +267,128 @@ async def _as_many(things: Sequence[object], count: int) -> bool:
     return len(things) >= count
 
 
-async def test_what_the_bus_acknowledged_before_it_went_away_is_sent(sessions: Sessions, rows: Rows) -> None:
+async def test_what_the_bus_acknowledged_before_it_went_away_is_not_published_again(
+    sessions: Sessions, rows: Rows
+) -> None:
     inserted = await rows.insert_many(5)
-    bus = HalfWayBus(stores=2)
-    projector = OutboxProjector(sessions, bus, rows.tenant)
+    bus, watching = HalfWayBus(stores=2), Watching()
 
-    with pytest.raises(BusUnavailable):
-        await projector.deliver_batch()
+    async with _running(OutboxProjector(sessions, bus, rows.tenant, observer=watching)):
+        await eventually(lambda: _as_many(watching.broker_failures, 1))
+        bus.stores = 5
+        await eventually(lambda: _all_are(rows, "SENT"))
 
-    assert [(row.status, row.retry_cnt) for row in await rows.all()] == [("SENT", 0)] * 2 + [("NEW", 0)] * 3
-    bus.stores = 5
-    await projector.deliver_batch()
     assert _ids(bus) == inserted
+    assert {row.retry_cnt for row in await rows.all()} == {0}
 
 
-async def test_two_projectors_side_by_side_deliver_everything_once(
+async def test_two_projectors_share_the_lanes_and_publish_everything_once(
     sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
 ) -> None:
-    inserted = await rows.insert_many(600, aggregates=50)
     watchings = Watching(), Watching()
-    one, other = (OutboxProjector(sessions, memory_bus, rows.tenant, 20, observer=watching) for watching in watchings)
+    one, other = (
+        OutboxProjector(sessions, memory_bus, rows.tenant, 20, name=name, lanes=2, observer=watching, polling=EAGER)
+        for name, watching in zip("ab", watchings, strict=True)
+    )
 
     async with _running(one), _running(other):
+        await eventually(lambda: _owners(sessions, rows.tenant, {"a", "b"}))
+        inserted = await rows.insert_many(600, aggregates=50)
         await eventually(lambda: _all_are(rows, "SENT"))
 
     assert sorted(_ids(memory_bus)) == sorted(inserted)
+    assert all(watching.sent for watching in watchings)
     assert sum(watching.sent for watching in watchings) == 600
+    assert _is_in_order(memory_bus, inserted)
 
 
-async def test_rows_that_one_projector_holds_are_not_waited_for_by_another(
+def _is_in_order(bus: InMemoryMessageBus, inserted: Sequence[UUID]) -> bool:
+    """Whether the events of each aggregate came in the order of insertion."""
+    place = {event_id: number for number, event_id in enumerate(inserted)}
+    places: dict[str, list[int]] = {}
+    for event in bus.published:
+        places.setdefault(event.aggregate_id, []).append(place[event.id])
+    return all(of_one == sorted(of_one) for of_one in places.values())
+
+
+async def _owners(sessions: Sessions, tenant: str, names: set[str]) -> bool:
+    owned = text("SELECT owner FROM outbox_lane WHERE tenant_id = :tenant")
+    async with sessions() as session:
+        return set((await session.execute(owned, {"tenant": tenant})).scalars()) == names
+
+
+async def test_of_two_projectors_with_one_lane_the_second_stands_by(
+    sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
+) -> None:
+    idle = InMemoryMessageBus()
+    first = OutboxProjector(sessions, memory_bus, rows.tenant, name="first")
+    second = OutboxProjector(sessions, idle, rows.tenant, name="second")
+
+    running_first = asyncio.create_task(first.run_forever())
+    await eventually(lambda: _owners(sessions, rows.tenant, {"first"}))
+    async with _running(second):
+        await rows.insert_many(4)
+        await eventually(lambda: _all_are(rows, "SENT"))
+        assert idle.published == []
+        first.stop()
+        await running_first
+        await rows.insert_many(4)
+        await eventually(lambda: _all_are(rows, "SENT"))
+
+    assert (len(memory_bus.published), len(idle.published)) == (4, 4)
+
+
+async def test_a_lane_that_one_projector_holds_is_not_waited_for_by_another(
     sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
 ) -> None:
     inserted = await rows.insert_many(4)
     gated = GatedBus()
-    holding = asyncio.create_task(OutboxProjector(sessions, gated, rows.tenant, 2).deliver_batch())
+    holding = asyncio.create_task(OutboxProjector(sessions, gated, rows.tenant, name="a").drain())
     await gated.called.wait()
 
-    assert await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch() == 2
+    await OutboxProjector(sessions, memory_bus, rows.tenant, name="b").drain()
 
+    assert memory_bus.published == []
     gated.gate.set()
     await holding
-    assert (_ids(gated), _ids(memory_bus)) == (inserted[:2], inserted[2:])
+    assert _ids(gated) == inserted
+
+
+async def test_a_drain_delivers_however_many_lanes_there_were_before(
+    sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
+) -> None:
+    await OutboxProjector(sessions, memory_bus, rows.tenant, lanes=4).drain()
+    inserted = await rows.insert_many(100, aggregates=20)
+
+    await OutboxProjector(sessions, memory_bus, rows.tenant, lanes=1).drain()
+
+    assert sorted(_ids(memory_bus)) == sorted(inserted)
+
+
+async def test_the_number_of_lanes_changes_while_rows_are_delivered(
+    sessions: Sessions, rows: Rows, memory_bus: InMemoryMessageBus
+) -> None:
+    inserted = await rows.insert_many(300, aggregates=30)
+    old = OutboxProjector(sessions, memory_bus, rows.tenant, 10, name="old", lanes=2, polling=EAGER)
+    new = OutboxProjector(sessions, memory_bus, rows.tenant, 10, name="new", lanes=5, polling=EAGER)
+
+    async with _running(old):
+        await eventually(lambda: _as_many(memory_bus.published, 1))
+        async with _running(new):
+            inserted += await rows.insert_many(300, aggregates=30)
+            await eventually(lambda: _all_are(rows, "SENT"))
+            await eventually(lambda: _lanes(sessions, rows.tenant, 5))
+            inserted += await rows.insert_many(30, aggregates=30)
+            await eventually(lambda: _all_are(rows, "SENT"))
+
+    assert sorted(_ids(memory_bus)) == sorted(inserted)
+    assert _is_in_order(memory_bus, inserted)
+
+
+async def _lanes(sessions: Sessions, tenant: str, lanes: int) -> bool:
+    layout = text("SELECT lanes FROM outbox_layout WHERE tenant_id = :tenant")
+    async with sessions() as session:
+        return bool((await session.execute(layout, {"tenant": tenant})).scalar() == lanes)
 
 
 async def test_stop_finishes_the_batch_in_hand_and_begins_no_other(sessions: Sessions, rows: Rows) -> None:
@@ -308,6 +404,18 @@ async def test_stop_finishes_the_batch_in_hand_and_begins_no_other(sessions: Ses
 
     assert _ids(bus) == inserted[:2]
     assert await rows.statuses() == ["SENT"] * 2 + ["NEW"] * 4
+    assert await _is_given_back(sessions, rows.tenant)
+
+
+async def _is_given_back(sessions: Sessions, tenant: str) -> bool:
+    """Whether the next projector need not wait: nobody owns a lane, nobody is a member, nothing is in the air."""
+    left = text(
+        "SELECT (SELECT count(*) FROM outbox_lane WHERE tenant_id = :tenant AND owner IS NOT NULL)"
+        " + (SELECT count(*) FROM outbox_member WHERE tenant_id = :tenant)"
+        " + (SELECT count(*) FROM outbox_flight WHERE tenant_id = :tenant)"
+    )
+    async with sessions() as session:
+        return bool((await session.execute(left, {"tenant": tenant})).scalar_one() == 0)
 
 
 async def test_a_batch_that_is_cut_off_is_left_to_the_next_projector(
@@ -315,14 +423,14 @@ async def test_a_batch_that_is_cut_off_is_left_to_the_next_projector(
 ) -> None:
     inserted = await rows.insert_many(3)
     bus = GatedBus()
-    cut_off = asyncio.create_task(OutboxProjector(sessions, bus, rows.tenant).deliver_batch())
+    cut_off = asyncio.create_task(OutboxProjector(sessions, bus, rows.tenant, name="we").drain())
     await bus.called.wait()
     cut_off.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cut_off
     assert {(row.status, row.retry_cnt) for row in await rows.all()} == {("NEW", 0)}
 
-    await OutboxProjector(sessions, memory_bus, rows.tenant).deliver_batch()
+    await OutboxProjector(sessions, memory_bus, rows.tenant, name="we").drain()
 
     assert _ids(memory_bus) == inserted
 
@@ -411,7 +519,7 @@ async def test_a_table_that_is_missing_is_an_outage(
     empty_engine: AsyncEngine, tenant: str, memory_bus: InMemoryMessageBus
 ) -> None:
     with pytest.raises(DatabaseUnavailable, match="run `bento-outbox schema apply`") as raised:
-        await OutboxProjector(async_sessionmaker(empty_engine), memory_bus, tenant).deliver_batch()
+        await OutboxProjector(async_sessionmaker(empty_engine), memory_bus, tenant).drain()
 
     assert raised.value.reason == "OutboxTableMissing"
 
@@ -426,7 +534,7 @@ async def test_a_role_without_rights_is_an_outage(
     without_rights = create_async_engine(url)
     try:
         with pytest.raises(DatabaseUnavailable, match="may not read and update") as raised:
-            await OutboxProjector(async_sessionmaker(without_rights), memory_bus, rows.tenant).deliver_batch()
+            await OutboxProjector(async_sessionmaker(without_rights), memory_bus, rows.tenant).drain()
         assert raised.value.reason == "DatabasePermissionDenied"
     finally:
         await without_rights.dispose()

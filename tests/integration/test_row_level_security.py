@@ -22,6 +22,7 @@ from bento_outbox.schema import apply_schema, schema_sql, validate_schema
 from bento_outbox.table import LANE_TABLES, make_outbox_table, outbox_table
 from bento_outbox.tenant_roles import Binding, bind_role, bound_roles, unbind_role
 from outbox_projector import OutboxProjector
+from outbox_projector.database import DatabaseUnavailable
 from outbox_projector.store import Store
 from tests.conftest import unique
 from tests.support.programs import Finished, run
@@ -295,9 +296,11 @@ async def test_the_whole_chain_under_bound_roles(
         with pytest.raises(DBAPIError, match=REFUSED):
             await work.commit()
     deliveries = async_sessionmaker(roles.log_in(projector))
-    assert await OutboxProjector(deliveries, memory_bus, "acme").deliver_batch() == 2
-    # Set up for the wrong tenant it finds nothing, and counts nothing.
-    assert await OutboxProjector(deliveries, memory_bus, "bolt").deliver_batch() == 0
+    await OutboxProjector(deliveries, memory_bus, "acme").drain()
+    # Set up for the wrong tenant it gets no lane, and counts nothing.
+    with pytest.raises(DatabaseUnavailable, match="may not") as raised:
+        await OutboxProjector(deliveries, memory_bus, "bolt").drain()
+    assert raised.value.reason == "DatabasePermissionDenied"
     async with deliveries() as session:
         assert (await Store(outbox_table, "bolt").measure(session)).pending == 0
 
@@ -332,7 +335,7 @@ async def test_what_the_projector_keeps_is_held_to_the_tenant_as_well(
 def _value(column: Column[Any]) -> object:
     if isinstance(column.type, JSONB):
         return {}
-    values: dict[type, object] = {str: "x", int: 1, datetime: datetime(2026, 1, 1, tzinfo=UTC), list: []}
+    values: dict[type, object] = {str: "x", int: 1, bool: True, datetime: datetime(2026, 1, 1, tzinfo=UTC), list: []}
     return values[column.type.python_type]
 
 
@@ -440,8 +443,10 @@ async def test_with_any_names(
         work.register(Placed("order-1"))
         await work.commit()
 
-    assert await OutboxProjector(sessions, memory_bus, "acme", table=table).deliver_batch() == 1
-    assert await OutboxProjector(sessions, memory_bus, "bolt", table=table).deliver_batch() == 0
+    await OutboxProjector(sessions, memory_bus, "acme", table=table).drain()
+    with pytest.raises(DatabaseUnavailable):
+        await OutboxProjector(sessions, memory_bus, "bolt", table=table).drain()
+    assert [event.tenant_id for event in memory_bus.published] == ["acme"]
     await validate_schema(empty_engine, **names, row_level_security=True)
     assert await bound_roles(empty_engine, **names) == [Binding(role, "acme", "both")]
 

@@ -19,11 +19,13 @@ from bento_outbox.table import outbox_table
 from outbox_projector.flights import Lease, LeaseLost
 from outbox_projector.lane import Lane
 from outbox_projector.lane_store import PostgresLaneStore
-from outbox_projector.loop import Unobserved
 from outbox_projector.policies import Polling, Retries
+from outbox_projector.postgres_leases import PostgresLeases
+from outbox_projector.projector import Unobserved
 from outbox_projector.pulsar_lane import PulsarLanePublisher
 
 FLIGHTS_UNTIL_BUSY = 5
+LEASE_SECONDS = 1.0
 
 
 class Busy(Unobserved):
@@ -44,19 +46,19 @@ class Busy(Unobserved):
 async def main(tenant: str, topic: str, batching: Batching) -> None:
     engine = create_async_engine(parse_database_url(os.environ["EVENTS_DATABASE"]))
     sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(engine, expire_on_commit=False)
+    leases = PostgresLeases(sessions, outbox_table, tenant_id=tenant, name=str(os.getpid()), lanes=1)
+    await leases.beat()
     store = PostgresLaneStore(
         sessions,
         outbox_table,
         tenant_id=tenant,
-        lane=0,
-        owner=str(os.getpid()),
         retries=Retries(),
         topic_of=lambda _event: topic,
         by_key=batching == "KeyBased",
-        lease_seconds=1.0,
+        lease_seconds=LEASE_SECONDS,
     )
     while True:
-        lease = await store.acquire()
+        lease = await leases.acquire(0, seconds=LEASE_SECONDS)
         if lease is None:
             await asyncio.sleep(0.02)
             continue

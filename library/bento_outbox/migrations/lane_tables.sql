@@ -1,6 +1,22 @@
 -- What the projector keeps besides the rows: who owns a lane, which sequence id comes next, and what is being published.
 -- Every statement may run again.
 
+-- How many lanes a tenant has. Changed when nobody owns one and every flight has landed.
+CREATE TABLE IF NOT EXISTS outbox_layout (
+    tenant_id text PRIMARY KEY,
+    lanes int NOT NULL
+);
+
+-- The processes that share a tenant's lanes, numbered in the order in which they came.
+CREATE TABLE IF NOT EXISTS outbox_member (
+    tenant_id text NOT NULL,
+    name text NOT NULL,
+    number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    wanted int NOT NULL,
+    beat_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, name)
+) WITH (fillfactor = 50);
+
 -- One row a lane, made by its first owner. `epoch` rises with each owner; every write of an owner states it.
 CREATE TABLE IF NOT EXISTS outbox_lane (
     tenant_id text NOT NULL,
@@ -35,3 +51,7 @@ CREATE TABLE IF NOT EXISTS outbox_flight (
 -- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that
 -- were refused are in it.
 CREATE INDEX IF NOT EXISTS outbox_retry ON outbox (tenant_id, available_at) WHERE status = 'NEW' AND retry_cnt > 0;
+
+-- Serves the claim where a failed event holds back the later ones of its key. Only failed rows are in it.
+CREATE INDEX IF NOT EXISTS outbox_failed ON outbox (tenant_id, (coalesce(ordering_key, aggregate_id)), seq)
+    WHERE status = 'ERR';

@@ -1,25 +1,29 @@
 """A model of database and broker, and a scheduler that decides at every await who goes on, who stops, and what fails.
 
-The lanes are the real code. Everything they await is a *step* of the model: a future that the scheduler completes, now
-or later, with an error before or after its effect, or never (kill -9, or a pause that may end after a takeover).
+The workers are the real code, the loop that shares lanes and the lanes themselves. Everything they await is a *step* of
+the model: a future that the scheduler completes, now or later, with an error before or after its effect, or never
+(kill -9, or a pause that may end after a takeover).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
+from zlib import crc32
 
 from bento_outbox import BusUnavailable, Envelope, Refusal
 from outbox_projector.database import DatabaseUnavailable
 from outbox_projector.flights import Flight, FlightRefused, Lease, LeaseLost, Producer, Turn, Turned
-from outbox_projector.lane import Lane
+from outbox_projector.loop import LaneProjector
 from outbox_projector.policies import Polling
+from outbox_projector.sharing import Fleet
 
 _T = TypeVar("_T")
 MOST_RETRIES = 3
@@ -97,32 +101,90 @@ class Row:
 
 
 @dataclass
+class Owner:
+    """Who has a lane, or had it last."""
+
+    name: str | None = None
+    epoch: int = 0
+    expired: bool = False
+
+
+@dataclass
+class Member:
+    """A worker that shares the lanes. is_quiet: nothing was heard of it for a while."""
+
+    number: int
+    wanted: int
+    is_quiet: bool = False
+
+
+@dataclass
 class Database:
     """Committed state; each call of a worker's store is atomic."""
 
     rows: list[Row] = field(default_factory=list)
-    flights: list[Flight] = field(default_factory=list)
-    next_sequence: dict[str, int] = field(default_factory=dict)
-    epoch: int = 0
-    leased: bool = False
+    flights: dict[int, list[Flight]] = field(default_factory=lambda: defaultdict(list))
+    next_sequence: dict[tuple[int, str], int] = field(default_factory=dict)
+    lanes: int | None = None
+    owners: dict[int, Owner] = field(default_factory=lambda: defaultdict(Owner))
+    members: dict[str, Member] = field(default_factory=dict)
+    ordered: bool = True
+    hold_aggregates: bool = False
 
-    def acquire(self) -> Lease | None:
-        if self.leased:
+    def beat(self, name: str, wanted: int) -> Fleet:
+        me = self.members.setdefault(name, Member(len(self.members), wanted))
+        me.is_quiet = False
+        self.lanes = self.lanes or wanted
+        counted = sorted((member for member in self.members.values() if not member.is_quiet), key=lambda m: m.number)
+        others = {lane: owner for lane, owner in self.owners.items() if owner.name not in (None, name)}
+        return Fleet(
+            lanes=self.lanes,
+            wanted=counted[-1].wanted,
+            members=len(counted),
+            rank=counted.index(me),
+            taken=[lane for lane, owner in others.items() if not owner.expired],
+            expired=[lane for lane, owner in others.items() if owner.expired],
+            flying=self.flying,
+        )
+
+    @property
+    def flying(self) -> list[int]:
+        return [lane for lane, flights in self.flights.items() if flights]
+
+    def acquire(self, name: str, lane: int) -> Lease | None:
+        owner = self.owners[lane]
+        assert self.lanes is not None
+        if lane >= self.lanes or not (owner.name in (None, name) or owner.expired):
             return None
-        self.leased, self.epoch = True, self.epoch + 1
-        return Lease(lane=0, epoch=self.epoch)
+        owner.name, owner.epoch, owner.expired = name, owner.epoch + 1, False
+        return Lease(lane=lane, lanes=self.lanes, epoch=owner.epoch)
 
     def release(self, lease: Lease) -> None:
-        if lease.epoch == self.epoch:
-            self.leased = False
+        if lease.epoch == self.owners[lease.lane].epoch:
+            self.owners[lease.lane].name = None
+
+    def change(self, lanes: int) -> bool:
+        if self.flying:
+            return False
+        for owner in self.owners.values():
+            owner.name, owner.epoch = None, owner.epoch + 1
+        self.lanes = lanes
+        return True
+
+    def leave(self, name: str) -> None:
+        if name in self.members:
+            self.members[name].is_quiet = True
+
+    def open_flights(self, lease: Lease) -> list[Flight]:
+        self._hold(lease)
+        return [replace(flight, recovered=True) for flight in self.flights[lease.lane]]
 
     def turn(self, lease: Lease, turn: Turn) -> Turned:
-        if lease.epoch != self.epoch:
-            raise LeaseLost("epoch")
+        self._hold(lease)
         rows = {row.event.id: row for row in self.rows}
         retried = failed = 0
-        for flight in [*([turn.settled] if turn.settled else []), *turn.withdrawn]:
-            self.flights = [known for known in self.flights if known.ids != flight.ids]
+        over = [flight.ids for flight in [*([turn.settled] if turn.settled else []), *turn.withdrawn]]
+        self.flights[lease.lane] = [flight for flight in self.flights[lease.lane] if flight.ids not in over]
         for event_id in turn.settled.ids if turn.settled else ():
             if event_id not in turn.refused:
                 rows[event_id].status = "SENT"
@@ -132,26 +194,36 @@ class Database:
             row.status = "ERR" if refusal.permanent or row.retries >= MOST_RETRIES else "NEW"
             failed += row.status == "ERR"
             retried += row.status == "NEW"
-        return replace(self._claim(turn), retried=retried, failed=failed) if turn.limit else Turned()
+        return replace(self._claim(lease, turn), retried=retried, failed=failed) if turn.limit else Turned()
 
-    def _claim(self, turn: Turn) -> Turned:
-        flying = {event_id for flight in self.flights for event_id in flight.ids}
+    def _hold(self, lease: Lease) -> None:
+        owner = self.owners[lease.lane]
+        if lease.epoch != owner.epoch:
+            raise LeaseLost("epoch")
+        owner.expired = False
+
+    def _claim(self, lease: Lease, turn: Turn) -> Turned:
+        flying = {event_id for flight in self.flights[lease.lane] for event_id in flight.ids}
         held: set[str] = set()
         found: list[Row] = []
         for row in self.rows:
-            if row.status != "NEW" or row.event.id in flying:
+            if lane_of(row.key, lease.lanes) != lease.lane or row.event.id in flying:
+                continue
+            if row.status == "ERR" and self.hold_aggregates:
+                held.add(row.key)
+            if row.status != "NEW":
                 continue
             if row.hidden:
                 row.hidden -= 1
                 held.add(row.key)
-            elif row.key not in held:
+            elif row.key not in held or not self.ordered:
                 found.append(row)
         if not found:
             return Turned()
         topic = found[0].event.topic or "topic"
         if topic not in turn.floors:
             return Turned(topic=topic)
-        first = max(self.next_sequence.get(topic, 1), turn.floors[topic])
+        first = max(self.next_sequence.get((lease.lane, topic), 1), turn.floors[topic])
         chosen = [row for row in found if (row.event.topic or "topic") == topic][: turn.limit]
         flight = Flight(
             topic=topic,
@@ -159,34 +231,55 @@ class Database:
             events=[row.event for row in chosen],
             retry_counts={row.event.id: row.retries for row in chosen},
         )
-        self.next_sequence[topic] = flight.last_sequence + 1
-        self.flights.append(flight)
+        self.next_sequence[lease.lane, topic] = flight.last_sequence + 1
+        self.flights[lease.lane].append(flight)
         return Turned(flight=flight)
+
+
+def lane_of(key: str, lanes: int) -> int:
+    """Which of so many lanes has the rows of a key."""
+    return crc32(key.encode()) % lanes
 
 
 @dataclass
 class Broker:
-    """Deduplicates by the first id of a batch, fences, and refuses batches with a bad event without saying which."""
+    """Deduplicates by the first id of a batch, fences, and refuses batches with a bad event without saying which.
 
-    topics: dict[str, list[UUID]] = field(default_factory=dict)
-    highest: dict[str, int] = field(default_factory=dict)
-    owner: dict[str, str] = field(default_factory=dict)
+    A place is a topic and a lane: the lane's partition.
+    """
+
+    stored: dict[tuple[str, int], list[UUID]] = field(default_factory=lambda: defaultdict(list))
+    log: list[UUID] = field(default_factory=list)
+    highest: dict[tuple[str, int], int] = field(default_factory=dict)
+    owner: dict[tuple[str, int], str] = field(default_factory=dict)
     bad: set[UUID] = field(default_factory=set)
 
-    def open(self, topic: str, worker: str) -> int:
-        self.owner[topic] = worker
-        return self.highest.get(topic, 0)
+    @property
+    def topics(self) -> dict[str, list[UUID]]:
+        """What each topic holds, in the order in which it came."""
+        topics: dict[str, list[UUID]] = defaultdict(list)
+        for (topic, _), ids in self.stored.items():
+            topics[topic] += ids
+        return {topic: sorted(ids, key=self.log.index) for topic, ids in topics.items()}
 
-    def publish(self, topic: str, worker: str, flight: Flight) -> bool:
-        if self.owner[topic] != worker:
+    def open(self, place: tuple[str, int], connection: str) -> int:
+        self.owner[place] = connection
+        return self.highest.get(place, 0)
+
+    def publish(self, place: tuple[str, int], connection: str, flight: Flight) -> bool:
+        if self.owner[place] != connection:
             raise LeaseLost("fenced")
         if self.bad.intersection(flight.ids):
             raise FlightRefused(Refusal("bad"))
-        if flight.first_sequence <= self.highest.get(topic, 0):
+        if flight.first_sequence <= self.highest.get(place, 0):
             return False
-        self.topics.setdefault(topic, []).extend(flight.ids)
-        self.highest[topic] = flight.last_sequence
+        self.store(place, flight)
         return True
+
+    def store(self, place: tuple[str, int], flight: Flight) -> None:
+        self.stored[place].extend(flight.ids)
+        self.log.extend(flight.ids)
+        self.highest[place] = flight.last_sequence
 
 
 class World:
@@ -198,75 +291,86 @@ class World:
         self.broker = Broker()
         self.observed = Observed()
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.lanes: dict[str, Lane] = {}
+        self.projectors: dict[str, LaneProjector] = {}
 
-    def start_worker(self) -> None:
+    def start_worker(self, lanes: int = 1) -> None:
         name = f"worker-{len(self.tasks)}"
-        self.tasks[name] = asyncio.create_task(self._work(name), name=name)
+        database, step = self.database, partial(self.scheduler.step, name)
 
-    async def _work(self, name: str) -> None:
-        while True:
-            lease = await self.database_step(name, self.database.acquire)
-            if lease is None:
-                continue
-            lane = self.lanes[name] = Lane(
-                lease=lease,
-                store=ModelStore(self, name),
-                publisher=ModelPublisher(self, name),
-                batch_size=4,
-                polling=Polling(),
-                observer=self.observed,
-                rest=lambda _: self.scheduler.step(name, None, lambda: None),
-            )
-            with contextlib.suppress(LeaseLost):
-                await lane.run()
-            # Fenced by a former owner who did not know yet, it is still the owner in the database.
-            await self.database_step(name, partial(self.database.release, lease))
+        async def rest(_wanted: asyncio.Event, _seconds: float) -> None:
+            await step(None, lambda: None)
 
-    async def database_step(self, worker: str, effect: Callable[[], _T]) -> _T:
-        while True:
-            try:
-                return await self.scheduler.step(worker, _database_outage, effect)
-            except DatabaseUnavailable:
-                continue
+        projector = self.projectors[name] = LaneProjector(
+            leases=ModelLeases(database, step, name, lanes),
+            store=ModelStore(database, step),
+            publisher_of=lambda lane: ModelPublisher(self.broker, step, name, lane),
+            batch_size=4,
+            polling=Polling(),
+            observer=self.observed,
+            rest=rest,
+        )
+        self.tasks[name] = asyncio.create_task(projector.run_forever(), name=name)
+
+
+class ModelLeases:
+    """One worker's way to the lanes' owners."""
+
+    def __init__(self, database: Database, step: Any, name: str, lanes: int) -> None:
+        self._database = database
+        self._step = partial(step, _database_outage)
+        self._name = name
+        self._lanes = lanes
+
+    async def beat(self) -> Fleet | None:
+        fleet: Fleet = await self._step(lambda: self._database.beat(self._name, self._lanes))
+        return fleet
+
+    async def acquire(self, lane: int, *, seconds: float) -> Lease | None:
+        lease: Lease | None = await self._step(lambda: self._database.acquire(self._name, lane))
+        return lease
+
+    async def release(self, lease: Lease) -> None:
+        await self._step(lambda: self._database.release(lease))
+
+    async def change(self, lanes: int) -> bool:
+        changed: bool = await self._step(lambda: self._database.change(lanes))
+        return changed
+
+    async def leave(self) -> None:
+        await self._step(lambda: self._database.leave(self._name))
 
 
 class ModelStore:
-    """One worker's way to the database."""
+    """One worker's way to the rows."""
 
-    def __init__(self, world: World, worker: str) -> None:
-        self._world = world
-        self._worker = worker
+    def __init__(self, database: Database, step: Any) -> None:
+        self._database = database
+        self._step = partial(step, _database_outage)
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
-        def found() -> list[Flight]:
-            if lease.epoch != self._world.database.epoch:
-                raise LeaseLost("epoch")
-            return [replace(flight, recovered=True) for flight in self._world.database.flights]
-
-        return await self._world.scheduler.step(self._worker, _database_outage, found)
+        flights: list[Flight] = await self._step(lambda: self._database.open_flights(lease))
+        return flights
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
-        return await self._world.scheduler.step(
-            self._worker, _database_outage, lambda: self._world.database.turn(lease, turn)
-        )
+        turned: Turned = await self._step(lambda: self._database.turn(lease, turn))
+        return turned
 
 
 class ModelPublisher:
-    """One worker's way to the broker."""
+    """One worker's way to the broker, for one lane."""
 
-    def __init__(self, world: World, worker: str) -> None:
-        self._world = world
+    opened = itertools.count()
+
+    def __init__(self, broker: Broker, step: Any, worker: str, lane: int) -> None:
+        self._broker = broker
+        self._step = partial(step, _broker_outage)
         self._worker = worker
-        self._opened = 0
+        self._lane = lane
 
     async def open(self, topic: str) -> Producer:
-        self._opened += 1
-        connection = f"{self._worker}/{self._opened}"
-        last = await self._world.scheduler.step(
-            self._worker, _broker_outage, lambda: self._world.broker.open(topic, connection)
-        )
-        return ModelProducer(self._world, self._worker, connection, last)
+        place, connection = (topic, self._lane), f"{self._worker}/{next(self.opened)}"
+        last: int = await self._step(lambda: self._broker.open(place, connection))
+        return ModelProducer(self._step, partial(self._broker.publish, place, connection), last)
 
     async def close(self) -> None:
         return None
@@ -275,18 +379,14 @@ class ModelPublisher:
 class ModelProducer:
     """One connection of a worker."""
 
-    def __init__(self, world: World, worker: str, connection: str, last_sequence: int) -> None:
+    def __init__(self, step: Any, publish: Callable[[Flight], bool], last_sequence: int) -> None:
         self.last_sequence = last_sequence
-        self._world = world
-        self._worker = worker
-        self._connection = connection
+        self._step = step
+        self._publish = publish
 
     async def publish(self, flight: Flight) -> bool:
-        return await self._world.scheduler.step(
-            self._worker,
-            _broker_outage,
-            lambda: self._world.broker.publish(flight.topic, self._connection, flight),
-        )
+        stored: bool = await self._step(lambda: self._publish(flight))
+        return stored
 
 
 @dataclass

@@ -113,6 +113,7 @@ def test_the_metrics_tell_the_same(health: Health, metrics: Metrics) -> None:
         'outbox_events_retried_total{tenant="acme"} 2.0',
         'outbox_events_failed_total{tenant="acme"} 1.0',
         'outbox_events_deleted_total{tenant="acme"} 7.0',
+        'outbox_events_perhaps_doubled_total{tenant="acme"} 0.0',
         'outbox_pending_events{tenant="acme"} 5.0',
         'outbox_error_events{tenant="acme"} 1.0',
         'outbox_oldest_pending_seconds{tenant="acme"} 1.5',
@@ -130,3 +131,37 @@ def test_a_failed_connection_is_down_in_the_metrics(health: Health, metrics: Met
 
     assert 'outbox_database_up{tenant="acme"} 0.0' in exposition
     assert 'outbox_broker_up{tenant="acme"} 0.0' in exposition
+
+
+def test_only_where_it_is_promised_a_condition_tells_whether_the_broker_deduplicates(
+    health: Health, metrics: Metrics
+) -> None:
+    health.deduplication_seen("persistent://a/b/c", active=False)
+
+    assert "DeduplicationActive" not in [condition.type for condition in health.conditions]
+    assert Health(metrics, exactly_once=True).conditions[-1].type == "DeduplicationActive"
+
+
+def test_one_topic_without_deduplication_is_told_until_it_has_it(metrics: Metrics) -> None:
+    health = Health(metrics, exactly_once=True)
+    condition = health.deduplication
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("Unknown", "NotTried")
+
+    health.deduplication_seen("persistent://shop/good/t", active=True)
+    assert (condition.status, condition.reason, condition.message) == ("True", "Deduplicating", "")
+
+    health.deduplication_seen("persistent://shop/bad/t", active=False)
+    health.deduplication_seen("persistent://shop/good/t", active=True)
+    assert (condition.status, condition.reason) == ("False", "DeduplicationDisabled")
+    assert "set-deduplication shop/bad --enable" in condition.message
+
+    health.deduplication_seen("persistent://shop/bad/t", active=True)
+    assert condition.status == "True"
+
+
+def test_events_that_may_be_doubled_are_counted(health: Health, metrics: Metrics) -> None:
+    health.deduplication_forgotten("t", perhaps_doubled=0)
+    health.deduplication_forgotten("t", perhaps_doubled=7)
+
+    assert 'outbox_events_perhaps_doubled_total{tenant="acme"} 7.0' in metrics.exposition().decode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from bento_outbox import Envelope, Refusal
 from outbox_projector.flights import Flight, FlightRefused, Lease, Producer, Turn, Turned
@@ -20,7 +19,8 @@ class Store:
 
     def __init__(self, *events: Envelope) -> None:
         self.database = Database([Row(event) for event in events])
-        self.lease = self.database.acquire() or Lease(lane=0, epoch=0)
+        self.database.beat("we", 1)
+        self.lease = self.database.acquire("we", 0) or Lease(lane=0, epoch=0)
         self.turns: list[Turn] = []
         self.all_done = asyncio.Event()
 
@@ -29,7 +29,7 @@ class Store:
         return [row.status for row in self.database.rows]
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
-        return [replace(flight, recovered=True) for flight in self.database.flights]
+        return self.database.open_flights(lease)
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
         self.turns.append(turn)
@@ -50,7 +50,7 @@ class Publisher:
     async def open(self, topic: str) -> Producer:
         if topic in self.unusable:
             raise FlightRefused(self.unusable[topic])
-        return Connection(self, self.broker.open(topic, "we"))
+        return Connection(self, self.broker.open((topic, 0), "we"))
 
     async def close(self) -> None: ...
 
@@ -62,7 +62,7 @@ class Connection:
 
     async def publish(self, flight: Flight) -> bool:
         self._publisher.flights.append(len(flight.events))
-        return self._publisher.broker.publish(flight.topic, "we", flight)
+        return self._publisher.broker.publish((flight.topic, 0), "we", flight)
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ async def test_a_broker_that_takes_new_events_for_old_ones_loses_none() -> None:
     """Its counter is above ours after we have read it: somebody else published under our name."""
     store, publisher = Store(envelope()), Publisher(Broker())
     async with running(store, publisher) as observed:
-        publisher.broker.highest["topic"] = 50
+        publisher.broker.highest["topic", 0] = 50
         new = [envelope() for _ in range(3)]
         store.database.rows += [Row(event) for event in new]
         store.all_done.clear()
@@ -147,6 +147,6 @@ async def test_a_lane_that_is_stopped_leaves_no_flight_behind() -> None:
     async with running(store, publisher, batch_size=1):
         store.database.rows += [Row(envelope()) for _ in range(10)]
 
-    assert store.database.flights == []
+    assert store.database.flying == []
     sent = [row.event.id for row in store.database.rows if row.status == "SENT"]
     assert publisher.broker.topics["topic"] == sent

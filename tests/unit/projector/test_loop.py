@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bento_outbox import InMemoryMessageBus
 from outbox_projector import OutboxProjector
 from outbox_projector.database import DatabaseUnavailable
-from outbox_projector.loop import Unobserved
+from outbox_projector.projector import Unobserved
 
 
 class Watching(Unobserved):
@@ -48,7 +48,7 @@ async def test_a_refused_connection_is_translated(memory_bus: InMemoryMessageBus
         raise ConnectionRefusedError("refused")
 
     with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
-        await OutboxProjector(refused, memory_bus, "acme").deliver_batch()
+        await OutboxProjector(refused, memory_bus, "acme").drain()
 
 
 async def test_a_defect_ends_the_loop(memory_bus: InMemoryMessageBus) -> None:
