@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 
+from outbox_operator.claims import Claims
 from outbox_operator.keys import OUTBOX_TENANT, Key, Kind, Manifest
 
 
@@ -37,6 +38,8 @@ class Cache:
 
     def __init__(self) -> None:
         self._entries: dict[_Address, _Entry] = {}
+        self.claims = Claims()
+        """Which rows the known OutboxTenants claim; an index, kept by this class."""
         self._gone: dict[_Address, int] | None = None
         """While a listing runs: what was deleted since, with the version of the deletion."""
 
@@ -47,6 +50,8 @@ class Cache:
         if known is not None and known.version >= version:
             return False
         self._entries[address] = _Entry(version, msgspec.json.encode(_slim(obj)))
+        if kind == OUTBOX_TENANT:
+            self.claims.put(obj)
         return True
 
     def forget(self, kind: Kind, obj: Manifest) -> bool:
@@ -85,6 +90,8 @@ class Cache:
 
     def _drop(self, address: _Address) -> None:
         del self._entries[address]
+        if address.plural == OUTBOX_TENANT.plural:
+            self.claims.forget(Key(address.namespace, address.name))
 
 
 class Listing:

@@ -17,34 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Final
 
 from outbox_operator.errors import ClusterError
-from outbox_operator.keys import OUTBOX_TENANT, Manifest, child_name
+from outbox_operator.keys import OUTBOX_TENANT, Key, Manifest, child_name
 from outbox_operator.manifests import PROGRESS_DEADLINE_SECONDS, selector, wanted_replicas
+from outbox_operator.reasons import EXPECTED, Reason
 
 SILENT_INTERVALS: Final = 3
 """Reporting intervals without a report after which a projector counts as silent."""
-
-
-class Reason(StrEnum):
-    """Every reason that the operator gives of its own; what the projector reports is passed on with its reasons."""
-
-    DELIVERING = "Delivering"
-    PAUSED = "Paused"
-    SCALED_TO_ZERO = "ScaledToZero"
-    STARTING = "Starting"
-    NOT_REPORTING = "NotReporting"
-    PROJECTOR_UNAVAILABLE = "ProjectorUnavailable"
-    ROLLOUT_FAILED = "RolloutFailed"
-    PODS_NOT_CREATED = "PodsNotCreated"
-    APPLY_FAILED = "ApplyFailed"
-    ROLLING_OUT = "RollingOut"
-    STABLE = "Stable"
-    REPLICAS_MISSING = "ReplicasMissing"
-    EVENTS_IN_ERROR = "EventsInError"
-    AS_EXPECTED = "AsExpected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +46,10 @@ class Observation:
     now: datetime
     failure: ClusterError | None = None
     """Why the children could not be applied, when they could not."""
+    delivered_by: Key | None = None
+    """The older OutboxTenant that claims the same rows, when there is one."""
+    queued: bool = False
+    """New pods wait, since too many other tenants are being rolled out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +58,7 @@ class Outcome:
 
     status: Manifest
     look_again: datetime | None
+    rolled_out: bool
 
 
 def evaluate(seen: Observation) -> Outcome:
@@ -93,7 +79,8 @@ def evaluate(seen: Observation) -> Outcome:
         "conditions": [_condition(seen, name, verdict) for name, verdict in verdicts.items()],
     }
     deadlines = [t for t in (projector.deadline, deployment.overdue_at) if t is not None and t > seen.now]
-    return Outcome(status, min(deadlines) if deadlines and deployment.wanted > 0 else None)
+    look_again = min(deadlines) if deadlines and deployment.wanted > 0 else None
+    return Outcome(status, look_again, deployment.rolled_out)
 
 
 class _Deployment:
@@ -101,12 +88,13 @@ class _Deployment:
 
     def __init__(self, seen: Observation) -> None:
         live = seen.deployment or {}
-        self._now, self.failure = seen.now, seen.failure
+        self._now, self.failure, self.queued = seen.now, seen.failure, seen.queued
         self.paused = seen.tenant["spec"]["state"] == "Paused"
-        self.wanted = wanted_replicas(seen.tenant)
+        self.delivered_by = seen.delivered_by
+        self.wanted = wanted_replicas(seen.tenant, delivered_by=seen.delivered_by)
         self.status: Manifest = live.get("status", {})
         self.ready = int(self.status.get("readyReplicas", 0))
-        self._conditions = _by_type(self.status)
+        self._conditions = by_type(self.status)
         # Until its controller has seen the newest spec, what the status says is about an older one.
         generation = live.get("metadata", {}).get("generation")
         self.observed = bool(live) and self.status.get("observedGeneration") == generation
@@ -161,7 +149,7 @@ class _Projector:
 
     def __init__(self, seen: Observation, *, available_since: datetime | None) -> None:
         status = seen.tenant.get("status", {})
-        self._conditions = _by_type(status)
+        self._conditions = by_type(status)
         self.patience = SILENT_INTERVALS * int(seen.tenant["spec"]["reporting"]["intervalSeconds"])
         self.reported = _time(status.get("projector", {}).get("reportedTime"))
         # A projector that has just come up gets as much time for its first report as for any other.
@@ -170,6 +158,7 @@ class _Projector:
         self.silent = self.deadline is not None and seen.now >= self.deadline
         fresh = self.reported is not None and seen.now < self.reported + timedelta(seconds=self.patience)
         self.fresh = fresh and {"DatabaseReachable", "BrokerReachable"} <= self._conditions.keys()
+        self._exactly_once = seen.tenant["spec"]["delivery"]["guarantee"] == "ExactlyOnce"
 
     @property
     def problem(self) -> Verdict | None:
@@ -181,6 +170,14 @@ class _Projector:
         return None
 
     @property
+    def broken_guarantee(self) -> Verdict | None:
+        """Events flow, but not once each, as the spec wants it."""
+        condition = self._conditions.get("DeduplicationActive", {})
+        if self.fresh and self._exactly_once and condition.get("status") == "False":
+            return Verdict(True, condition["reason"], condition["message"])
+        return None
+
+    @property
     def failing_events(self) -> Verdict | None:
         condition = self._conditions.get("EventsFailing", {})
         if self.fresh and condition.get("status") == "True":
@@ -189,6 +186,12 @@ class _Projector:
 
 
 def _ready(deployment: _Deployment, projector: _Projector) -> Verdict:
+    if deployment.delivered_by:
+        older = (
+            f"OutboxTenant {deployment.delivered_by.name}, which is older, names the same Secret, schema, table and "
+        )
+        cure = "tenantId, and delivers its events. This one runs no pods: delete one of the two, or correct its spec."
+        return Verdict(False, Reason.TENANT_CONFLICT, older + cure)
     if deployment.paused:
         return Verdict(False, Reason.PAUSED, "spec.state is Paused: events wait in the table until it is Running.")
     if deployment.wanted == 0:
@@ -213,6 +216,8 @@ def _without_pods(deployment: _Deployment) -> Verdict:
 def _progressing(deployment: _Deployment) -> Verdict:
     if problem := deployment.problem:
         return problem
+    if deployment.queued:
+        return Verdict(True, Reason.ROLLOUT_QUEUED, "The pods will be replaced when fewer other tenants' pods are.")
     if deployment.rolled_out:
         return Verdict(False, Reason.STABLE, "All pods are as the spec wants them.")
     if deployment.lost_pods:
@@ -223,18 +228,18 @@ def _progressing(deployment: _Deployment) -> Verdict:
 def _degraded(deployment: _Deployment, projector: _Projector, ready: Verdict) -> Verdict:
     if problem := deployment.problem:
         return replace(problem, status=True)
-    if not ready.status and ready.reason not in (Reason.PAUSED, Reason.SCALED_TO_ZERO, Reason.STARTING):
+    if not ready.status and ready.reason not in EXPECTED:
         return replace(ready, status=True)
     if deployment.lost_pods:
         return Verdict(True, Reason.REPLICAS_MISSING, f"Not all pods are ready. See: {deployment.pods}")
-    if projector.failing_events and deployment.wanted > 0:
-        return projector.failing_events
+    if deployment.wanted > 0 and (trouble := projector.broken_guarantee or projector.failing_events):
+        return trouble
     return Verdict(False, Reason.AS_EXPECTED, "Nothing needs a look.")
 
 
 def _condition(seen: Observation, kind: str, verdict: Verdict) -> Manifest:
     status = "True" if verdict.status else "False"
-    before = _by_type(seen.tenant.get("status", {})).get(kind, {})
+    before = by_type(seen.tenant.get("status", {})).get(kind, {})
     kept = before.get("lastTransitionTime") if before.get("status") == status else None
     return {
         "type": kind,
@@ -261,11 +266,12 @@ def is_current(tenant: Manifest, status: Manifest) -> bool:
     """Whether the tenant has this status already, apart from what the projector adds to it."""
     live = tenant.get("status", {})
     ours = {condition["type"]: condition for condition in status["conditions"]}
-    same_conditions = {k: v for k, v in _by_type(live).items() if k in ours} == ours
+    same_conditions = {k: v for k, v in by_type(live).items() if k in ours} == ours
     return same_conditions and all(live.get(k) == v for k, v in status.items() if k != "conditions")
 
 
-def _by_type(status: Manifest) -> dict[str, Any]:
+def by_type(status: Manifest) -> dict[str, Any]:
+    """The conditions of a status."""
     return {condition["type"]: condition for condition in status.get("conditions", ())}
 
 

@@ -19,8 +19,10 @@ from outbox_operator.keys import HASH_ANNOTATION, Manifest
 LIST_KEYS: Final[Mapping[str, str]] = {
     "containers": "name",
     "env": "name",
+    "imagePullSecrets": "name",
     "ownerReferences": "uid",
     "ports": "containerPort",
+    "topologySpreadConstraints": "topologyKey",
     "volumeMounts": "mountPath",
     "volumes": "name",
 }

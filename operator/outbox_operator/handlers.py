@@ -52,9 +52,12 @@ def _watch(
         obj: Any = event["object"]
         watches.seen(kind, obj)
         key = key_of(kind, obj)
+        # Who claims the same rows, before and after: for them it may be news, too.
+        concerned = cache.claims.others(key) if key else set()
         news = cache.forget(kind, obj) if event["type"] == "DELETED" else cache.put(kind, obj)
         if news and key:
-            queue.add(key)
+            for each in {key} | concerned | cache.claims.others(key):
+                queue.add(each)
 
 
 class _NothingRemembered(kopf.DiffBaseStorage):

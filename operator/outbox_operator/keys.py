@@ -16,6 +16,7 @@ FIELD_MANAGER: Final = "outbox-operator"
 LABEL: Final = "outbox.bento.dev/outboxtenant"
 """On every child and every pod, with the name of the OutboxTenant; also the selector of the Deployment."""
 HASH_ANNOTATION: Final = "outbox.bento.dev/applied-hash"
+POD_HASH_ANNOTATION: Final = "outbox.bento.dev/pod-hash"
 
 
 class Key(NamedTuple):
@@ -52,16 +53,18 @@ OUTBOX_TENANT: Final = Kind("outbox.bento.dev", "v1alpha1", "OutboxTenant", "out
 SERVICE_ACCOUNT: Final = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 ROLE: Final = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
 ROLE_BINDING: Final = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+EVENT: Final = Kind("", "v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
+POD_DISRUPTION_BUDGET: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
-CHILDREN: Final = (SERVICE_ACCOUNT, ROLE, ROLE_BINDING, DEPLOYMENT)
+CHILDREN: Final = (SERVICE_ACCOUNT, ROLE, ROLE_BINDING, DEPLOYMENT, POD_DISRUPTION_BUDGET)
 """In the order of their creation: a pod never starts before the rights that it needs."""
 WATCHED: Final = (OUTBOX_TENANT, *CHILDREN)
 
 
 def child_name(tenant_name: str) -> str:
-    """The name of all four children; the CRD bounds the length so that it fits everywhere."""
+    """The name of all children; the CRD bounds the length so that it fits everywhere."""
     return f"{tenant_name}-projector"
 
 

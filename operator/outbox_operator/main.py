@@ -28,9 +28,11 @@ from outbox_operator import handlers, health
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster, KubernetesCluster, credentials, load_configuration
 from outbox_operator.election import Election, LeadershipLost
-from outbox_operator.keys import Key
+from outbox_operator.events import Recorder
+from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, child_name
 from outbox_operator.reconciler import Reconciler
 from outbox_operator.resync import Resync
+from outbox_operator.rollouts import Rollouts, is_under_way
 from outbox_operator.settings import Settings
 from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
@@ -65,14 +67,17 @@ class Operator:
             clock=loop,
             now=_utc_now,
         )
+        self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
+        self._rollouts = Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add)
         self._reconciler = Reconciler(
             cluster=cluster,
             cache=self._cache,
             watches=self._watches,
+            rollouts=self._rollouts,
+            events=Recorder(cluster, now=_utc_now),
             projector_image=settings.projector_image,
             now=_utc_now,
         )
-        self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
         self._resync = Resync(
             cluster=cluster,
             cache=self._cache,
@@ -119,7 +124,16 @@ class Operator:
     async def _work(self) -> None:
         await self._resync.done_once.wait()
         await self._election.leading.wait()
+        self._take_over_rollouts()
         await self._queue.run()
+
+    def _take_over_rollouts(self) -> None:
+        """Those that were begun before us count, too. (A tenant's own image is its own business.)"""
+        for key in self._cache.tenants():
+            tenant = self._cache.get(OUTBOX_TENANT, *key)
+            deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+            if tenant and deployment and "image" not in tenant["spec"] and is_under_way(deployment):
+                self._rollouts.found(key)
 
     async def _look(self, key: Key) -> float | None:
         if not self._election.holds:

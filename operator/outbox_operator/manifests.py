@@ -1,13 +1,14 @@
-"""What an OutboxTenant asks for, as data: pure functions from the custom resource to its four children.
+"""What an OutboxTenant asks for, as data: pure functions from the custom resource to its children.
 
 The schema of the CRD has filled in every default before an object gets here, so nothing is defaulted twice. A child
 gets exactly the fields that matter to us; by server-side apply everything else stays with whoever set it, such as the
 annotation of `kubectl rollout restart`.
 
 Rights: the projector's service account may get and patch the status of its own OutboxTenant and nothing else; what it
-gets is the whole object, so that it sees the requests in the spec. It may not read the Secret with the database's URL:
-the kubelet mounts it, as an optional volume, so that a Secret which is missing is reported by the projector (and not by
-a pod that never starts), and recovery needs nobody when it appears.
+gets is the whole object, so that it sees the requests in the spec.
+
+There is a PodDisruptionBudget as soon as there are two pods. It is not removed when there is one pod again: it always
+lets one pod go, so with one pod it forbids nothing, and the operator needs no right to delete.
 """
 
 from __future__ import annotations
@@ -16,35 +17,39 @@ import hashlib
 import json
 from typing import Any, Final
 
-from outbox_operator.environment import DATABASE_URL_DIRECTORY, HTTP_PORT, environment
 from outbox_operator.keys import (
     CHILDREN,
     DEPLOYMENT,
     HASH_ANNOTATION,
     LABEL,
     OUTBOX_TENANT,
+    POD_DISRUPTION_BUDGET,
+    POD_HASH_ANNOTATION,
     ROLE,
     ROLE_BINDING,
     SERVICE_ACCOUNT,
+    Key,
     Kind,
     Manifest,
     child_name,
 )
+from outbox_operator.pod import pod_spec
 
-TERMINATION_GRACE_SECONDS: Final = 30
 PROGRESS_DEADLINE_SECONDS: Final = 120
 """A projector starts within seconds; after this time without progress the Deployment says so and we report it."""
 
 
-def children(tenant: Manifest, *, image: str) -> list[tuple[Kind, Manifest]]:
+def children(tenant: Manifest, *, image: str, replicas: int) -> list[tuple[Kind, Manifest]]:
     """All children of a tenant in the order in which they are to be applied; `image` is for tenants that name none."""
-    build = {
+    wanted = {
         SERVICE_ACCOUNT: _service_account(tenant),
         ROLE: _role(tenant),
         ROLE_BINDING: _role_binding(tenant),
-        DEPLOYMENT: _deployment(tenant, image=image),
+        DEPLOYMENT: _deployment(tenant, image=image, replicas=replicas),
     }
-    return [(kind, _with_hash(build[kind])) for kind in CHILDREN]
+    if replicas > 1:
+        wanted[POD_DISRUPTION_BUDGET] = _disruption_budget(tenant)
+    return [(kind, _with_hash(wanted[kind])) for kind in CHILDREN if kind in wanted]
 
 
 def selector(tenant: Manifest) -> str:
@@ -52,8 +57,9 @@ def selector(tenant: Manifest) -> str:
     return f"{LABEL}={tenant['metadata']['name']}"
 
 
-def wanted_replicas(tenant: Manifest) -> int:
-    return 0 if tenant["spec"]["state"] == "Paused" else int(tenant["spec"]["replicas"])
+def wanted_replicas(tenant: Manifest, *, delivered_by: Key | None = None) -> int:
+    """How many pods there should be: none while it is paused, or when another OutboxTenant delivers the same rows."""
+    return 0 if tenant["spec"]["state"] == "Paused" or delivered_by else int(tenant["spec"]["replicas"])
 
 
 def _metadata(tenant: Manifest) -> dict[str, Any]:
@@ -88,7 +94,9 @@ def _object(kind: Kind, tenant: Manifest, **fields: Any) -> Manifest:
 
 def _service_account(tenant: Manifest) -> Manifest:
     # The pod that needs a token asks for it; nothing else that runs as this account gets one unasked.
-    return _object(SERVICE_ACCOUNT, tenant, automountServiceAccountToken=False)
+    account = _object(SERVICE_ACCOUNT, tenant, automountServiceAccountToken=False)
+    account["metadata"]["annotations"] = tenant["spec"]["pod"].get("serviceAccountAnnotations", {})
+    return account
 
 
 def _role(tenant: Manifest) -> Manifest:
@@ -111,85 +119,49 @@ def _role_binding(tenant: Manifest) -> Manifest:
     )
 
 
-def _deployment(tenant: Manifest, *, image: str) -> Manifest:
-    metadata = _metadata(tenant)
-    return _object(
+def _deployment(tenant: Manifest, *, image: str, replicas: int) -> Manifest:
+    own = tenant["spec"]["pod"]
+    template = {
+        "metadata": {"labels": own.get("labels", {}) | _metadata(tenant)["labels"]},
+        "spec": pod_spec(tenant, image=image),
+    }
+    if annotations := own.get("annotations"):
+        template["metadata"]["annotations"] = annotations
+    deployment = _object(
         DEPLOYMENT,
         tenant,
         spec={
-            "replicas": wanted_replicas(tenant),
+            "replicas": replicas,
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
             "selector": {"matchLabels": {LABEL: tenant["metadata"]["name"]}},
             # The old pod delivers until the new one is ready: an image that does not start costs no delivery.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": metadata["labels"]}, "spec": _pod(tenant, image=image)},
+            "template": template,
+        },
+    )
+    deployment["metadata"]["annotations"] = {POD_HASH_ANNOTATION: _digest(template)}
+    return deployment
+
+
+def _disruption_budget(tenant: Manifest) -> Manifest:
+    return _object(
+        POD_DISRUPTION_BUDGET,
+        tenant,
+        spec={
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {LABEL: tenant["metadata"]["name"]}},
+            # A pod that is not ready delivers nothing: it must not keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     )
 
 
-def _pod(tenant: Manifest, *, image: str) -> Manifest:
-    secret = tenant["spec"]["database"]["urlSecretRef"]
-    return {
-        "serviceAccountName": child_name(tenant["metadata"]["name"]),
-        "automountServiceAccountToken": True,
-        # Otherwise each Service of the namespace would become a handful of variables, some of them named like ours.
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [_container(tenant, image=image)],
-        "volumes": [
-            {
-                "name": "database",
-                "secret": {
-                    "secretName": secret["name"],
-                    "optional": True,
-                    "items": [{"key": secret["key"], "path": secret["key"]}],
-                },
-            }
-        ],
-    }
-
-
-def _container(tenant: Manifest, *, image: str) -> Manifest:
-    spec = tenant["spec"]
-    return {
-        "name": "projector",
-        "image": spec.get("image", image),
-        "imagePullPolicy": spec["imagePullPolicy"],
-        "command": ["outbox-projector", "run"],
-        "env": [{"name": name, "value": value} for name, value in environment(tenant).items()],
-        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
-        "volumeMounts": [{"name": "database", "mountPath": DATABASE_URL_DIRECTORY, "readOnly": True}],
-        "resources": spec["resources"],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-        },
-        # An import of all libraries takes a while on a busy node: the start has its own, longer patience.
-        "startupProbe": {"httpGet": _http_get("/healthz"), "periodSeconds": 1, "failureThreshold": 90},
-        "livenessProbe": {
-            "httpGet": _http_get("/healthz"),
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
-        "readinessProbe": {
-            "httpGet": _http_get("/readyz"),
-            "periodSeconds": 5,
-            "timeoutSeconds": 5,
-            "failureThreshold": 2,
-        },
-    }
-
-
-def _http_get(path: str) -> dict[str, Any]:
-    return {"path": path, "port": "http"}
-
-
 def _with_hash(manifest: Manifest) -> Manifest:
     """Adds what lets the next reconcile see whether this very manifest was applied, without asking for field owners."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    return manifest | {"metadata": manifest["metadata"] | {"annotations": {HASH_ANNOTATION: digest}}}
+    annotations = manifest["metadata"].get("annotations", {}) | {HASH_ANNOTATION: _digest(manifest)}
+    return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
+
+
+def _digest(content: Manifest) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

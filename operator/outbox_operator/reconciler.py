@@ -21,8 +21,11 @@ import structlog
 from outbox_operator import conditions, errors, manifests
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster
+from outbox_operator.conditions import Observation
 from outbox_operator.drift import difference
+from outbox_operator.events import Recorder, news
 from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
+from outbox_operator.rollouts import Rollouts, needs_a_place
 from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
@@ -37,12 +40,16 @@ class Reconciler:
         cluster: Cluster,
         cache: Cache,
         watches: WatchMonitor,
+        rollouts: Rollouts,
+        events: Recorder,
         projector_image: str,
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._watches = watches
+        self._rollouts = rollouts
+        self._events = events
         self._projector_image = projector_image
         self._now = now
         self._accepted: dict[tuple[Key, Kind], str] = {}
@@ -53,17 +60,30 @@ class Reconciler:
         tenant = self._cache.get(OUTBOX_TENANT, key.namespace, key.name)
         if tenant is None or "deletionTimestamp" in tenant["metadata"]:
             self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
+            self._rollouts.end(key)
             return None
         failure: errors.ClusterError | None = None
+        queued = False
+        delivered_by = winner if (winner := self._cache.claims.winner(key)) != key else None
+        replicas = manifests.wanted_replicas(tenant, delivered_by=delivered_by)
         try:
-            for kind, manifest in manifests.children(tenant, image=self._projector_image):
+            for kind, manifest in manifests.children(tenant, image=self._projector_image, replicas=replicas):
+                if kind == DEPLOYMENT and (queued := self._must_wait(key, tenant, manifest)):
+                    continue
                 await self._apply_child(key, kind, manifest)
         except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
             failure = error
-        seconds = await self._apply_status(key, tenant, failure)
+        deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+        seen = Observation(tenant, deployment, self._now(), failure, delivered_by, queued)
+        seconds = await self._apply_status(key, seen)
         if failure is not None:
             raise failure
         return seconds
+
+    def _must_wait(self, key: Key, tenant: Manifest, deployment: Manifest) -> bool:
+        """Whether the pods keep running as they are for now, since those of many other tenants are being replaced."""
+        live = self._cache.get(DEPLOYMENT, key.namespace, deployment["metadata"]["name"])
+        return needs_a_place(tenant, deployment, live) and not self._rollouts.begin(key)
 
     async def _apply_child(self, key: Key, kind: Kind, manifest: Manifest) -> None:
         """Applies a child if it differs.
@@ -103,10 +123,10 @@ class Reconciler:
         if self._cache.put(kind, applied):
             self._watches.expect(kind, applied)
 
-    async def _apply_status(self, key: Key, tenant: Manifest, failure: errors.ClusterError | None) -> float | None:
-        now = self._now()
-        deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
-        outcome = conditions.evaluate(conditions.Observation(tenant, deployment, now, failure))
+    async def _apply_status(self, key: Key, seen: Observation) -> float | None:
+        tenant, outcome = seen.tenant, conditions.evaluate(seen)
+        if outcome.rolled_out and not seen.queued:
+            self._rollouts.end(key)
         if not conditions.is_current(tenant, outcome.status):
             ready = outcome.status["conditions"][0]
             logger.info("status", key=str(key), ready=ready["status"], reason=ready["reason"], because=ready["message"])
@@ -115,7 +135,9 @@ class Reconciler:
             except errors.NotFound:
                 return None  # Deleted meanwhile; its event is on the way.
             self._remember(OUTBOX_TENANT, applied)
-        return (outcome.look_again - now).total_seconds() if outcome.look_again else None
+            for what in news(conditions.by_type(tenant.get("status", {})), conditions.by_type(outcome.status)):
+                await self._events.record(tenant, what)
+        return (outcome.look_again - seen.now).total_seconds() if outcome.look_again else None
 
 
 def _digest(manifest: Manifest, live: Manifest) -> str:

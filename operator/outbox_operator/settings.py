@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     """Tenants that are looked at at the same time, and so also the connections to the API server. A look that has
     something to write waits for the API server most of its time; more than 32 only make that one slower."""
 
+    max_concurrent_rollouts: int = Field(default=10, ge=1, le=10000)
+    """Tenants whose pods are replaced at the same time because of another projector image, or another operator. One
+    that fails keeps its place: so many at most meet an image that does not start, and their old pods go on. A change of
+    a tenant's own spec is not held back."""
+
     resync_seconds: float = Field(default=600.0, ge=10.0)
     """Time between two complete passes. They only matter for what a watch has missed, and cost two seconds of CPU per
     5,000 tenants."""

@@ -13,6 +13,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from outbox_operator.drift import LIST_KEYS
@@ -166,7 +167,7 @@ class InMemoryCluster:
     ) -> Manifest:
         address = _Address(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
         created = address not in self._stored
-        stored = self._stored.setdefault(address, _Stored({("metadata", "uid"): f"uid-{next(self._versions)}"}))
+        stored = self._stored.setdefault(address, self._new())
         before = copy.deepcopy(stored.fields)
         self._resolve_conflicts(stored, wanted, owner, force=force)
         mine = stored.owners.setdefault(owner, set())
@@ -190,6 +191,11 @@ class InMemoryCluster:
                 names = ", ".join(".".join(map(str, path)) for path in sorted(clashes, key=str))
                 raise Conflict(f'Apply failed with conflicts with "{other[0]}": {names}')
             paths.difference_update(clashes)
+
+    def _new(self) -> _Stored:
+        number = next(self._versions)
+        created = datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _Stored({("metadata", "uid"): f"uid-{number}", ("metadata", "creationTimestamp"): created})
 
     def _touch(self, stored: _Stored, before: Fields) -> None:
         stored.fields["metadata", "resourceVersion"] = str(next(self._versions))

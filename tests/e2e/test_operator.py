@@ -82,7 +82,7 @@ def test_somebody_elses_object_is_left_alone(apply_tenant: ApplyTenant, kubectl:
     kubectl("create", "serviceaccount", "taken-projector")
     kubectl("patch", "serviceaccount", "taken-projector", "-p", '{"automountServiceAccountToken": true}')
     manifest = kubectl.get("obt", tenant.name)
-    spec = {**manifest["spec"], "state": "Running"}
+    spec = {**manifest["spec"], "state": "Running", "tenantId": "taken"}
     kubectl.apply({**manifest, "metadata": {"name": "taken"}, "spec": spec})
     message = Tenant(kubectl, "taken", "").is_not_ready("ApplyFailed")
     assert "ServiceAccount taken-projector exists and belongs to somebody else" in message

@@ -73,6 +73,19 @@ def pulsar(**fields: str) -> Manifest:
         pytest.param({"replicas": -1}, "spec.replicas", "greater than or equal to 0", id="negative replicas"),
         pytest.param({"database": {}}, "spec.database.urlSecretRef", "Required value", id="no Secret"),
         pytest.param(
+            {"pod": {"env": [{"name": "OUTBOX_TENANT_ID", "value": "other"}]}},
+            "spec.pod.env[0]",
+            "names must not begin with OUTBOX_",
+            id="a variable of the projector's own",
+        ),
+        pytest.param(
+            {"pod": {"labels": {"outbox.bento.dev/outboxtenant": "other"}}},
+            "spec.pod.labels",
+            "must not begin with outbox.bento.dev/",
+            id="a label of the operator's",
+        ),
+        pytest.param({"pod": {"hostNetwork": True}}, "spec.pod.hostNetwork", "unknown field", id="host network"),
+        pytest.param(
             {"resources": {"limits": {"memory": "lots"}}},
             "spec.resources.limits.memory",
             "should match",

@@ -35,7 +35,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* An image of ours: {{ include "outbox-operator.image" (list . "projector") }} */}}
 {{- define "outbox-operator.image" -}}
 {{- $root := index . 0 -}}
+{{- if and (eq (index . 1) "projector") $root.Values.projectorImage -}}
+{{ $root.Values.projectorImage }}
+{{- else -}}
 {{- printf "%s/%s:%s" $root.Values.image.repository (index . 1) (default $root.Chart.AppVersion $root.Values.image.tag) -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -59,5 +63,11 @@ removes the children of an OutboxTenant.
   verbs: [get, list, watch, create, patch]
 - apiGroups: [apps]
   resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
 {{- end -}}

@@ -47,6 +47,7 @@ def build_tenant(*, name: str = "acme", status: Manifest | None = None, **spec: 
             "name": name,
             "namespace": "shop",
             "uid": "4f0c",
+            "creationTimestamp": "2026-03-01T10:00:00Z",
             "generation": 3,
             "resourceVersion": "100",
         },
@@ -56,7 +57,7 @@ def build_tenant(*, name: str = "acme", status: Manifest | None = None, **spec: 
             "pulsar": {"serviceUrl": "pulsar://broker:6650"},
         },
     }
-    merge(tenant["spec"], spec)
+    merge(tenant["spec"], copy.deepcopy(spec))
     if status is not None:
         tenant["status"] = status
     return with_defaults(tenant, schema())

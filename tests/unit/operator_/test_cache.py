@@ -8,12 +8,15 @@ import pytest
 
 from outbox_operator.cache import Cache
 from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key
+from tests.unit.operator_.conftest import build_tenant
 
 Manifest = dict[str, Any]
 
 
 def obj(version: int, name: str = "a", **fields: Any) -> Manifest:
-    return {"metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version)}, **fields}
+    tenant = build_tenant(name=name)
+    metadata = {**tenant["metadata"], "resourceVersion": str(version)}
+    return {"metadata": metadata, "spec": tenant["spec"], **fields}
 
 
 def version(cache: Cache, name: str = "a") -> str | None:
@@ -52,11 +55,11 @@ def test_an_old_deletion_does_not_remove_a_new_object(cache: Cache) -> None:
 
 
 def test_readers_get_a_copy(cache: Cache) -> None:
-    cache.put(OUTBOX_TENANT, obj(1, spec={"x": 1}))
-    first = cache.get(OUTBOX_TENANT, "shop", "a")
+    cache.put(DEPLOYMENT, obj(1, spec={"x": 1}))
+    first = cache.get(DEPLOYMENT, "shop", "a")
     assert first is not None
     first["spec"]["x"] = 2
-    assert cache.get(OUTBOX_TENANT, "shop", "a") == obj(1, spec={"x": 1})
+    assert cache.get(DEPLOYMENT, "shop", "a") == obj(1, spec={"x": 1})
 
 
 def test_field_owners_are_not_kept(cache: Cache) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from outbox_operator.conditions import Observation, Outcome, Reason, evaluate, is_current
+from outbox_operator.conditions import Observation, Outcome, evaluate, is_current
 from outbox_operator.errors import ClusterError, Rejected
+from outbox_operator.keys import Key
+from outbox_operator.reasons import Reason
 
 Manifest = dict[str, Any]
 Build = Callable[..., Manifest]
@@ -73,6 +75,14 @@ def projector(
 NO_DATABASE = condition("DatabaseReachable", "False", "SecretNotFound", "Secret acme-db does not exist")
 NO_BROKER = condition("BrokerReachable", "False", "BrokerUnreachable", "broker:6650 does not answer")
 NOT_TRIED = condition("BrokerReachable", "Unknown", "NotTried", "")
+
+
+DOUBLES = condition("DeduplicationActive", "False", "DeduplicationDisabled", "enable it in the namespace")
+EXACTLY_ONCE = {"delivery": {"guarantee": "ExactlyOnce"}}
+
+
+def and_says(report: Manifest, *more: Manifest) -> Manifest:
+    return {**report, "conditions": [*report["conditions"], *more]}
 
 
 def look(
@@ -264,6 +274,42 @@ def verdicts(outcome: Outcome) -> dict[str, str]:
             "True/SecretNotFound",
             id="a pod that is not ready has said why",
         ),
+        pytest.param(
+            EXACTLY_ONCE,
+            RUNNING,
+            and_says(projector(), DOUBLES),
+            "True/Delivering",
+            "False/Stable",
+            "True/DeduplicationDisabled",
+            id="wants exactly once, and the broker does not deduplicate",
+        ),
+        pytest.param(
+            {},
+            RUNNING,
+            and_says(projector(), DOUBLES),
+            "True/Delivering",
+            "False/Stable",
+            "False/AsExpected",
+            id="at least once needs no deduplication",
+        ),
+        pytest.param(
+            EXACTLY_ONCE,
+            RUNNING,
+            and_says(projector(), condition("DeduplicationActive", "Unknown", "NotSeenYet")),
+            "True/Delivering",
+            "False/Stable",
+            "False/AsExpected",
+            id="not known yet whether the broker deduplicates",
+        ),
+        pytest.param(
+            {**EXACTLY_ONCE, "state": "Paused"},
+            deployment(COMPLETE, ready=0, replicas=0, updated=0),
+            and_says(projector(), DOUBLES),
+            "False/Paused",
+            "False/Stable",
+            "False/AsExpected",
+            id="paused: nobody publishes twice",
+        ),
     ],
 )
 def test_situation(
@@ -277,6 +323,26 @@ def test_situation(
 ) -> None:
     outcome = look(tenant(status=report, **spec), live)
     assert verdicts(outcome) == {"Ready": ready, "Progressing": progressing, "Degraded": degraded}
+
+
+def test_a_rollout_that_waits_for_others_is_progress_and_no_trouble(tenant: Build) -> None:
+    outcome = evaluate(Observation(tenant(status=projector()), RUNNING, NOW, queued=True))
+    assert verdicts(outcome) == {
+        "Ready": "True/Delivering",
+        "Progressing": "True/RolloutQueued",
+        "Degraded": "False/AsExpected",
+    }
+
+
+@pytest.mark.parametrize("spec", [{}, {"state": "Paused"}], ids=["running", "paused"])
+def test_a_conflict_is_said_before_all_else(tenant: Build, spec: Manifest) -> None:
+    gone = deployment(COMPLETE, ready=0, replicas=0, updated=0)
+    outcome = evaluate(Observation(tenant(status=projector(), **spec), gone, NOW, delivered_by=Key("shop", "older")))
+    assert verdicts(outcome) == {
+        "Ready": "False/TenantConflict",
+        "Progressing": "False/Stable",
+        "Degraded": "True/TenantConflict",
+    }
 
 
 def test_what_the_projector_says_is_passed_on_word_by_word(tenant: Build) -> None:

@@ -17,7 +17,7 @@ Manifest = dict[str, Any]
 
 @pytest.fixture
 def manifest(tenant: Callable[..., Manifest]) -> Manifest:
-    return dict(children(tenant(), image="image:1"))[DEPLOYMENT]
+    return dict(children(tenant(), image="image:1", replicas=1))[DEPLOYMENT]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, WATCHED, Key
 from outbox_operator.testing import ManualClock
 from outbox_operator.watching import GRACE_SECONDS, WatchMonitor
 from outbox_operator.workqueue import WorkQueue
+from tests.unit.operator_.conftest import build_tenant
 
 Manifest = dict[str, Any]
 
@@ -50,8 +51,16 @@ class Seam:
         await handler.fn(event={"type": event, "object": obj})
 
 
-def tenant(version: int) -> Manifest:
-    return {"metadata": {"namespace": "shop", "name": "acme", "resourceVersion": str(version)}}
+def tenant(version: int, name: str = "acme") -> Manifest:
+    return build_tenant(name=name) | {
+        "metadata": {
+            "namespace": "shop",
+            "name": name,
+            "uid": name,
+            "creationTimestamp": "2026-03-01T10:00:00Z",
+            "resourceVersion": str(version),
+        }
+    }
 
 
 def deployment(version: int, **metadata: Any) -> Manifest:
@@ -116,3 +125,12 @@ async def test_a_watch_that_tells_of_our_own_write_is_alive(seam: Seam) -> None:
     await seam.event("outboxtenants", "MODIFIED", tenant(5))
     seam.clock.advance(GRACE_SECONDS)
     assert seam.watches.dead() is None
+
+
+async def test_news_of_a_tenant_are_news_for_those_who_claim_the_same_rows(seam: Seam) -> None:
+    await seam.event("outboxtenants", "ADDED", tenant(1))
+    await seam.event("outboxtenants", "ADDED", tenant(2, "twin"))
+    assert set(seam.queue.added) == {Key("shop", "acme"), Key("shop", "twin")}
+    seam.queue.added.clear()
+    await seam.event("outboxtenants", "DELETED", tenant(3))
+    assert set(seam.queue.added) == {Key("shop", "acme"), Key("shop", "twin")}

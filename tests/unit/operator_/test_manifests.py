@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from outbox_operator.keys import HASH_ANNOTATION, controller_of
-from outbox_operator.manifests import children, selector
+from outbox_operator.keys import HASH_ANNOTATION, Key, controller_of
+from outbox_operator.manifests import children, selector, wanted_replicas
+from outbox_operator.pod import PASSED_ON
+from tests.unit.operator_.conftest import schema
 
 Manifest = dict[str, Any]
 Build = Callable[..., Manifest]
@@ -17,7 +19,8 @@ IMAGE = "registry/projector:1"
 
 
 def built(tenant: Manifest, image: str = IMAGE) -> dict[str, Manifest]:
-    return {kind.kind: manifest for kind, manifest in children(tenant, image=image)}
+    replicas = wanted_replicas(tenant)
+    return {kind.kind: manifest for kind, manifest in children(tenant, image=image, replicas=replicas)}
 
 
 def pod(tenant: Manifest) -> Manifest:
@@ -29,7 +32,7 @@ def environment(tenant: Manifest) -> dict[str, str]:
 
 
 def test_rights_come_before_the_pods_that_need_them(tenant: Build) -> None:
-    assert [kind.kind for kind, _ in children(tenant(), image=IMAGE)] == [
+    assert list(built(tenant())) == [
         "ServiceAccount",
         "Role",
         "RoleBinding",
@@ -174,3 +177,87 @@ def test_the_hash_follows_the_content(tenant: Build) -> None:
 
     assert digest(tenant()) == digest(tenant())
     assert len({digest(tenant()), digest(tenant(replicas=2)), digest(tenant(), image="other")}) == 3
+
+
+POD_SETTINGS: Manifest = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}]
+            }
+        }
+    },
+    "priorityClassName": "important",
+}
+
+
+@pytest.mark.parametrize("name", POD_SETTINGS)
+def test_scheduling_is_passed_on_as_it_is(tenant: Build, name: str) -> None:
+    assert name not in pod(tenant())
+    assert pod(tenant(pod=POD_SETTINGS))[name] == POD_SETTINGS[name]
+
+
+def test_pods_are_spread_over_nodes_unless_the_spec_says_otherwise(tenant: Build) -> None:
+    assert pod(tenant())["topologySpreadConstraints"] == [
+        {
+            "topologyKey": "kubernetes.io/hostname",
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {"outbox.bento.dev/outboxtenant": "acme"}},
+        }
+    ]
+    assert pod(tenant(pod={"topologySpread": []}))["topologySpreadConstraints"] == []
+    zones = [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}]
+    (constraint,) = pod(tenant(pod={"topologySpread": zones}))["topologySpreadConstraints"]
+    assert (constraint["topologyKey"], constraint["maxSkew"]) == ("topology.kubernetes.io/zone", 2)
+
+
+def test_labels_and_annotations_are_added_and_never_replace_ours(tenant: Build) -> None:
+    own = {"labels": {"team": "a", "outbox.bento.dev/outboxtenant": "other"}, "annotations": {"mesh": "off"}}
+    metadata = built(tenant(pod=own))["Deployment"]["spec"]["template"]["metadata"]
+    assert metadata["labels"]["team"] == "a"
+    assert metadata["labels"]["outbox.bento.dev/outboxtenant"] == "acme"
+    assert metadata["annotations"] == {"mesh": "off"}
+
+
+def test_more_variables_never_replace_the_projectors_own(tenant: Build) -> None:
+    own = [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}, {"name": "OUTBOX_TENANT_ID", "value": "other"}]
+    found = environment(tenant(pod={"env": own}))
+    assert found["HTTPS_PROXY"] == "http://proxy:3128"
+    assert found["OUTBOX_TENANT_ID"] == "acme-eu"
+
+
+def test_annotations_of_the_service_account(tenant: Build) -> None:
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/outbox"}
+    metadata = built(tenant(pod={"serviceAccountAnnotations": role}))["ServiceAccount"]["metadata"]
+    assert metadata["annotations"].items() > role.items()
+    assert HASH_ANNOTATION in metadata["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "exists"),
+    [({}, False), ({"replicas": 2}, True), ({"replicas": 2, "state": "Paused"}, False)],
+    ids=["one pod", "two pods", "paused"],
+)
+def test_a_disruption_budget_from_two_pods_on(tenant: Build, spec: Manifest, exists: bool) -> None:
+    budget = built(tenant(**spec)).get("PodDisruptionBudget")
+    assert (budget is not None) == exists
+    if budget:
+        assert budget["spec"] == {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {"outbox.bento.dev/outboxtenant": "acme"}},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        }
+
+
+def test_whoever_delivers_already_leaves_no_pods_for_others(tenant: Build) -> None:
+    assert wanted_replicas(tenant(replicas=3), delivered_by=Key("shop", "older")) == 0
+
+
+def test_nothing_in_the_spec_loosens_the_restricted_profile(tenant: Build) -> None:
+    own = schema()["properties"]["spec"]["properties"]["pod"]["properties"]
+    assert not {"securityContext", "hostNetwork", "volumes", "containers", "serviceAccountName"} & own.keys()
+    assert set(POD_SETTINGS) == set(PASSED_ON)

@@ -10,8 +10,21 @@ import pytest
 
 from outbox_operator.cache import Cache
 from outbox_operator.errors import Conflict, Forbidden, NotFound, Rejected, Unreachable
-from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, ROLE, SERVICE_ACCOUNT, WATCHED, Key, Kind
+from outbox_operator.events import Recorder
+from outbox_operator.keys import (
+    CHILDREN,
+    DEPLOYMENT,
+    EVENT,
+    OUTBOX_TENANT,
+    POD_DISRUPTION_BUDGET,
+    ROLE,
+    SERVICE_ACCOUNT,
+    WATCHED,
+    Key,
+    Kind,
+)
 from outbox_operator.reconciler import Reconciler
+from outbox_operator.rollouts import Rollouts
 from outbox_operator.testing import InMemoryCluster, ManualClock
 from outbox_operator.watching import WatchMonitor
 
@@ -20,7 +33,8 @@ Build = Callable[..., Manifest]
 
 KEY = Key("shop", "acme")
 CHILD = "acme-projector"
-EVERYTHING = [*(f"{kind.kind} {CHILD}" for kind in CHILDREN), "OutboxTenant acme"]
+ALWAYS = [kind for kind in CHILDREN if kind != POD_DISRUPTION_BUDGET]
+EVERYTHING = [*(f"{kind.kind} {CHILD}" for kind in ALWAYS), "OutboxTenant acme"]
 
 
 class World:
@@ -31,14 +45,17 @@ class World:
         self.cache = Cache()
         self.now = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         self.cluster.listeners.append(self.watch)
+        self.woken: list[Key] = []
         self.reconciler = self.new_reconciler()
 
-    def new_reconciler(self) -> Reconciler:
+    def new_reconciler(self, image: str = "image:1") -> Reconciler:
         return Reconciler(
             cluster=self.cluster,
             cache=self.cache,
             watches=WatchMonitor(ManualClock()),
-            projector_image="image:1",
+            rollouts=Rollouts(1, wake=self.woken.append),
+            events=Recorder(self.cluster, now=lambda: self.now),
+            projector_image=image,
             now=lambda: self.now,
         )
 
@@ -57,11 +74,15 @@ class World:
         else:
             self.cache.put(kind, obj)
 
-    async def look(self) -> list[str]:
-        """One look; returns what it wrote."""
+    async def look(self, key: Key = KEY) -> list[str]:
+        """One look; returns what it wrote, Events aside."""
         before = len(self.cluster.writes)
-        await self.reconciler.reconcile(KEY)
-        return list(self.cluster.writes[before:])
+        await self.reconciler.reconcile(key)
+        return [what for what in self.cluster.writes[before:] if not what.startswith("Event ")]
+
+    def events(self) -> list[Manifest]:
+        names = dict.fromkeys(what for what in self.cluster.writes if what.startswith("Event "))
+        return [self.read(EVENT, what.removeprefix("Event ")) for what in names]
 
     def read(self, kind: Kind, name: str = CHILD) -> Manifest:
         return self.cluster.read(kind, "shop", name)
@@ -86,7 +107,7 @@ class World:
 def world(tenant: Build) -> World:
     world = World()
     manifest = tenant()
-    for server_side in ("uid", "resourceVersion", "generation"):
+    for server_side in ("uid", "creationTimestamp", "resourceVersion", "generation"):
         del manifest["metadata"][server_side]
     world.cluster.create(OUTBOX_TENANT, manifest)
     return world
@@ -117,8 +138,27 @@ async def test_a_restart_writes_nothing(world: World) -> None:
 async def test_a_changed_spec_reaches_only_what_depends_on_it(world: World) -> None:
     await world.look()
     world.edit(OUTBOX_TENANT, spec={"replicas": 3})
-    assert await world.look() == [f"Deployment {CHILD}", "OutboxTenant acme"]
+    assert await world.look() == [f"Deployment {CHILD}", f"PodDisruptionBudget {CHILD}", "OutboxTenant acme"]
     assert world.read(DEPLOYMENT)["spec"]["replicas"] == 3
+
+
+async def test_a_disruption_budget_stays_when_one_pod_is_left(world: World) -> None:
+    world.edit(OUTBOX_TENANT, spec={"replicas": 2})
+    await world.look()
+    world.edit(OUTBOX_TENANT, spec={"replicas": 1})
+    assert await world.look() == [f"Deployment {CHILD}", "OutboxTenant acme"]
+    assert world.read(POD_DISRUPTION_BUDGET)["spec"]["maxUnavailable"] == 1
+
+
+async def test_what_an_autoscaler_sends_is_followed(world: World) -> None:
+    """HorizontalPodAutoscaler and KEDA write spec.replicas by the scale subresource, and nothing else."""
+    await world.look()
+    for replicas in (3, 10, 1, 0, 2):
+        world.edit(OUTBOX_TENANT, "kube-controller-manager", spec={"replicas": replicas})
+        await world.look()
+        assert world.read(DEPLOYMENT)["spec"]["replicas"] == replicas
+        assert await world.look() == []
+    assert world.read(OUTBOX_TENANT, "acme")["status"]["selector"] == "outbox.bento.dev/outboxtenant=acme"
 
 
 async def test_a_field_that_is_no_longer_wanted_goes_away(world: World) -> None:
@@ -131,7 +171,7 @@ async def test_a_field_that_is_no_longer_wanted_goes_away(world: World) -> None:
     assert container["resources"] == {"requests": {"cpu": "1"}}
 
 
-@pytest.mark.parametrize("kind", CHILDREN, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", ALWAYS, ids=lambda kind: kind.kind)
 async def test_a_deleted_child_comes_back(world: World, kind: Kind) -> None:
     await world.look()
     world.cluster.delete(kind, "shop", CHILD)
@@ -202,6 +242,22 @@ async def test_silence_is_noticed_when_the_look_it_asked_for_comes(world: World)
     world.now += timedelta(seconds=seconds)
     assert await world.look() == ["OutboxTenant acme"]
     assert world.ready() == "NotReporting"
+
+
+async def test_of_two_for_the_same_rows_the_older_delivers(world: World) -> None:
+    await world.look()
+    younger = world.read(OUTBOX_TENANT, "acme")
+    younger["metadata"] = {"namespace": "shop", "name": "twin"}
+    world.cluster.create(OUTBOX_TENANT, younger)
+    await world.reconciler.reconcile(Key("shop", "twin"))
+    assert world.read(DEPLOYMENT, "twin-projector")["spec"]["replicas"] == 0
+    twin = world.read(OUTBOX_TENANT, "twin")["status"]
+    assert twin["conditions"][0]["reason"] == "TenantConflict"
+    assert "OutboxTenant acme, which is older" in twin["conditions"][0]["message"]
+    assert await world.look() == []
+    world.cluster.delete(OUTBOX_TENANT, "shop", "acme")
+    await world.reconciler.reconcile(Key("shop", "twin"))
+    assert world.read(DEPLOYMENT, "twin-projector")["spec"]["replicas"] == 1
 
 
 async def test_a_deleted_tenant_is_left_to_the_garbage_collector(world: World) -> None:
@@ -283,3 +339,106 @@ async def test_a_tenant_that_vanishes_during_a_look_is_no_failure(world: World) 
 
 def test_the_order_of_watched_kinds_begins_with_the_tenant() -> None:
     assert WATCHED[0] == OUTBOX_TENANT
+
+
+def all_pods_run(world: World, name: str) -> None:
+    """What the controllers of Kubernetes do about a Deployment."""
+    generation = world.read(DEPLOYMENT, f"{name}-projector")["metadata"]["generation"]
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
+    target = {"metadata": {"namespace": "shop", "name": f"{name}-projector"}}
+    status = {"observedGeneration": generation, **counts}
+    world.cluster.report({**target, "status": status}, manager="kube-controller-manager", kind=DEPLOYMENT)
+
+
+async def two_that_run(world: World) -> list[Key]:
+    other = world.read(OUTBOX_TENANT, "acme")
+    other["metadata"] = {"namespace": "shop", "name": "globex"}
+    other["spec"]["tenantId"] = "globex"
+    world.cluster.create(OUTBOX_TENANT, other)
+    keys = [KEY, Key("shop", "globex")]
+    for key in keys:
+        await world.look(key)
+        all_pods_run(world, key.name)
+        await world.look(key)
+    return keys
+
+
+def image_of(world: World, name: str) -> str:
+    container = world.read(DEPLOYMENT, f"{name}-projector")["spec"]["template"]["spec"]["containers"][0]
+    return str(container["image"])
+
+
+async def test_another_image_reaches_so_many_tenants_at_a_time(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    assert await world.look(second) == ["OutboxTenant globex"]
+    assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:2", "image:1")
+    progressing = world.read(OUTBOX_TENANT, "globex")["status"]["conditions"][1]
+    assert (progressing["status"], progressing["reason"]) == ("True", "RolloutQueued")
+    assert await world.look(second) == []
+    all_pods_run(world, "acme")
+    await world.look(first)
+    assert world.woken == [second]
+    await world.look(second)
+    assert image_of(world, "globex") == "image:2"
+
+
+async def test_an_image_that_does_not_start_stops_there(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("broken")
+    await world.look(first)
+    world.report(DEPLOYMENT, {"conditions": [{"type": "Progressing", "status": "False"}]}, "kube-controller-manager")
+    await world.look(first)
+    await world.look(second)
+    assert (world.woken, image_of(world, "globex")) == ([], "image:1")
+
+
+async def test_a_tenants_own_change_is_not_held_back(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    world.cluster.create(
+        OUTBOX_TENANT,
+        {"metadata": {"namespace": "shop", "name": "globex"}, "spec": {"delivery": {"batchSize": 7}}},
+    )
+    await world.look(second)
+    assert image_of(world, "globex") == "image:2"
+
+
+async def test_a_tenant_without_running_pods_has_nothing_to_lose(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.report(DEPLOYMENT, {"readyReplicas": 0}, "kube-controller-manager")
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    await world.look(second)
+    assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:2", "image:2")
+
+
+async def test_a_waiting_tenant_that_is_deleted_leaves_the_queue(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    await world.look(second)
+    world.cluster.delete(OUTBOX_TENANT, "shop", "globex")
+    await world.look(second)
+    all_pods_run(world, "acme")
+    await world.look(first)
+    assert world.woken == []
+
+
+async def test_what_changes_is_an_event_and_what_begins_is_none(world: World) -> None:
+    await world.look()
+    world.edit(OUTBOX_TENANT, spec={"state": "Paused"})
+    await world.look()
+    (event,) = world.events()
+    assert (event["type"], event["reason"], event["count"]) == ("Normal", "Paused", 1)
+    assert event["involvedObject"]["name"] == "acme"
+
+
+async def test_an_event_that_is_refused_holds_nothing_up(world: World) -> None:
+    await world.look()
+    world.cluster.refusals[EVENT] = Forbidden("exceeded quota: events")
+    world.edit(OUTBOX_TENANT, spec={"state": "Paused"})
+    await world.look()
+    assert world.ready() == "Paused"

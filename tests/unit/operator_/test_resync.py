@@ -13,6 +13,7 @@ from outbox_operator.resync import Resync
 from outbox_operator.testing import InMemoryCluster, ManualClock
 from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
+from tests.unit.operator_.conftest import build_tenant
 
 Manifest = dict[str, Any]
 
@@ -37,7 +38,8 @@ class Fixture:
         self.queue.stop()
 
     def create(self, kind: Kind, namespace: str, name: str) -> None:
-        self.cluster.create(kind, {"metadata": {"namespace": namespace, "name": name, "labels": {LABEL: name}}})
+        spec = {"spec": build_tenant()["spec"]} if kind == OUTBOX_TENANT else {}
+        self.cluster.create(kind, {"metadata": {"namespace": namespace, "name": name, "labels": {LABEL: name}}, **spec})
 
 
 async def test_it_fills_the_cache_and_asks_for_a_look_at_every_tenant() -> None:

@@ -1,0 +1,85 @@
+"""The projector's pod, as data. It fits the restricted Pod Security profile whatever the spec says.
+
+It may not read the Secret with the database's URL: the kubelet mounts it, as an optional volume, so that a Secret which
+is missing is reported by the projector (and not by a pod that never starts), and recovery needs nobody when it appears.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from outbox_operator.environment import DATABASE_URL_DIRECTORY, HTTP_PORT, environment
+from outbox_operator.keys import LABEL, Manifest, child_name
+
+TERMINATION_GRACE_SECONDS: Final = 30
+
+PASSED_ON: Final = ("affinity", "imagePullSecrets", "nodeSelector", "priorityClassName", "tolerations")
+"""Fields of spec.pod that are fields of a pod, under the same name."""
+
+
+def pod_spec(tenant: Manifest, *, image: str) -> Manifest:
+    """The spec of the pod template; `image` is for tenants that name none."""
+    own = tenant["spec"]["pod"]
+    return {
+        **{name: own[name] for name in PASSED_ON if own.get(name)},
+        "serviceAccountName": child_name(tenant["metadata"]["name"]),
+        "automountServiceAccountToken": True,
+        # Otherwise each Service of the namespace would become a handful of variables, some of them named like ours.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "topologySpreadConstraints": [_spread(tenant, rule) for rule in own["topologySpread"]],
+        "containers": [_container(tenant, image=image)],
+        "volumes": [_database_volume(tenant)],
+    }
+
+
+def _spread(tenant: Manifest, rule: Manifest) -> Manifest:
+    return {
+        "topologyKey": rule["topologyKey"],
+        "maxSkew": rule["maxSkew"],
+        "whenUnsatisfiable": rule["whenUnsatisfiable"],
+        "labelSelector": {"matchLabels": {LABEL: tenant["metadata"]["name"]}},
+    }
+
+
+def _database_volume(tenant: Manifest) -> Manifest:
+    secret = tenant["spec"]["database"]["urlSecretRef"]
+    return {
+        "name": "database",
+        "secret": {
+            "secretName": secret["name"],
+            "optional": True,
+            "items": [{"key": secret["key"], "path": secret["key"]}],
+        },
+    }
+
+
+def _container(tenant: Manifest, *, image: str) -> Manifest:
+    spec = tenant["spec"]
+    # The projector's own come last and the schema forbids their names to others; so they cannot be overridden.
+    variables = {entry["name"]: entry["value"] for entry in spec["pod"].get("env", ())} | environment(tenant)
+    return {
+        "name": "projector",
+        "image": spec.get("image", image),
+        "imagePullPolicy": spec["imagePullPolicy"],
+        "command": ["outbox-projector", "run"],
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "volumeMounts": [{"name": "database", "mountPath": DATABASE_URL_DIRECTORY, "readOnly": True}],
+        "resources": spec["resources"],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+        },
+        # An import of all libraries takes a while on a busy node: the start has its own, longer patience.
+        "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=90),
+        "livenessProbe": _probe("/healthz", periodSeconds=10, timeoutSeconds=5, failureThreshold=6),
+        "readinessProbe": _probe("/readyz", periodSeconds=5, timeoutSeconds=5, failureThreshold=2),
+    }
+
+
+def _probe(path: str, **timing: int) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": "http"}, **timing}

@@ -1,0 +1,73 @@
+"""How many tenants get new pods at the same time because of us: because of another image, or another operator.
+
+A change of a tenant's own spec reaches its pods at once, and so does the repair of an edited Deployment. But another
+default image, or an operator that builds another pod, would replace the pods of all tenants at the same moment. So
+those need a place here, and there are only so many:
+
+    waiting ── a place is free ──► rolling ── all pods are new and available ──► done, the next one gets the place
+                                      │
+                                      └── pods do not become ready: keeps the place
+
+A rollout that fails keeps its place on purpose: an image that does not start stops after that many tenants, which still
+deliver with their old pods, and the place comes free as soon as they are well again. Tenants without a running pod have
+nothing to lose and take no place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from outbox_operator.keys import POD_HASH_ANNOTATION, Key, Manifest
+
+
+class Rollouts:
+    """The places; `wake` asks for another look at a tenant that waits for one."""
+
+    def __init__(self, places: int, *, wake: Callable[[Key], None]) -> None:
+        self._places, self._wake = places, wake
+        self._rolling: set[Key] = set()
+        self._waiting: dict[Key, None] = {}
+
+    def begin(self, key: Key) -> bool:
+        """Whether the pods of this tenant may be replaced now; if not, it is woken when they may."""
+        if key not in self._rolling and len(self._rolling) >= self._places:
+            self._waiting[key] = None
+            return False
+        self._waiting.pop(key, None)
+        self._rolling.add(key)
+        return True
+
+    def found(self, key: Key) -> None:
+        """A rollout that somebody before us has begun."""
+        self._rolling.add(key)
+
+    def end(self, key: Key) -> None:
+        """The pods of this tenant are as they should be, or it is gone."""
+        if key not in self._rolling and key not in self._waiting:
+            return
+        self._waiting.pop(key, None)
+        self._rolling.discard(key)
+        for following in list(self._waiting)[: max(0, self._places - len(self._rolling))]:
+            self._wake(following)
+
+
+def is_under_way(deployment: Manifest) -> bool:
+    """Whether old pods still wait for new ones."""
+    status = deployment.get("status", {})
+    observed = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return not observed or status.get("replicas", 0) > status.get("updatedReplicas", 0)
+
+
+def needs_a_place(tenant: Manifest, wanted: Manifest, live: Manifest | None) -> bool:
+    """Whether applying this Deployment replaces running pods, and that not because the tenant's spec changed."""
+    if live is None or pod_hash(live) == pod_hash(wanted):
+        return False
+    if tenant.get("status", {}).get("observedGeneration") != tenant["metadata"]["generation"]:
+        return False
+    return bool(live.get("status", {}).get("readyReplicas"))
+
+
+def pod_hash(deployment: Manifest) -> str | None:
+    """From which pod template the Deployment was made."""
+    found: str | None = deployment["metadata"].get("annotations", {}).get(POD_HASH_ANNOTATION)
+    return found

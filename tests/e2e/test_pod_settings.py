@@ -1,0 +1,86 @@
+"""What the spec says of pods, on the real API server, in a namespace that enforces the restricted profile."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from tests.e2e.conftest import ApplyTenant
+from tests.e2e.kubectl import Kubectl
+from tests.e2e.tenants import Tenant
+
+
+def registry_secret(name: str) -> dict[str, object]:
+    config = base64.b64encode(json.dumps({"auths": {}}).encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": name},
+        "data": {".dockerconfigjson": config},
+    }
+
+
+def test_all_of_them_together(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    kubectl.apply(registry_secret("registry"))
+    here = {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}
+    tenant = apply_tenant(
+        replicas=2,
+        resources={"requests": {"cpu": "1m", "memory": "32Mi"}},
+        pod={
+            "imagePullSecrets": [{"name": "registry"}],
+            "labels": {"team": "checkout"},
+            "annotations": {"example.com/mesh": "off"},
+            "env": [{"name": "EXAMPLE", "value": "$(OUTBOX_TENANT_ID)"}],
+            "serviceAccountAnnotations": {"example.com/role": "reader"},
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}],
+            "priorityClassName": "system-cluster-critical",
+            "affinity": {
+                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}},
+                "podAntiAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {
+                            "weight": 1,
+                            "podAffinityTerm": {
+                                "topologyKey": "kubernetes.io/hostname",
+                                "labelSelector": {"matchLabels": {"team": "search"}},
+                            },
+                        }
+                    ]
+                },
+            },
+        },
+    )
+    tenant.shows("{.status.readyReplicas}", 2)
+    tenant.shows('{.status.conditions[?(@.type=="Progressing")].reason}', "Stable")
+    for pod in tenant.pods():
+        assert pod["metadata"]["labels"]["team"] == "checkout"
+        assert pod["metadata"]["annotations"]["example.com/mesh"] == "off"
+        assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
+    child = f"{tenant.name}-projector"
+    assert kubectl.get("serviceaccount", child)["metadata"]["annotations"]["example.com/role"] == "reader"
+    kubectl.wait(f"pdb/{child}", "jsonpath={.status.disruptionsAllowed}=1")
+    assert not applied_again(tenant)
+
+
+def applied_again(tenant: Tenant) -> bool:
+    """Whether a look finds something to apply although nothing changed: defaults of the API server, for instance."""
+    deployment = f"{tenant.name}-projector"
+    before = tenant.kubectl.get("deployment", deployment)["metadata"]["generation"]
+    tenant.kubectl("delete", "role", deployment)
+    tenant.kubectl.wait(f"role/{deployment}", "create")
+    return bool(tenant.kubectl.get("deployment", deployment)["metadata"]["generation"] != before)
+
+
+def test_of_two_for_the_same_rows_the_older_delivers(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    older = apply_tenant()
+    older.is_ready()
+    manifest = kubectl.get("obt", older.name)
+    twin = Tenant(kubectl, f"{older.name}-twin", older.topic)
+    kubectl.apply({**manifest, "metadata": {"name": twin.name}, "status": {}})
+    assert f"OutboxTenant {older.name}, which is older" in twin.is_not_ready("TenantConflict")
+    assert twin.pods() == []
+    older.is_ready()
+    kubectl.delete("obt", older.name)
+    twin.is_ready()
