@@ -73,6 +73,12 @@ class Database:
         """No rows, and nothing known of any lane."""
         self.connection.execute("TRUNCATE outbox, outbox_lane, outbox_stream, outbox_flight RESTART IDENTITY")
 
+    def rewind(self) -> None:
+        """All rows wait again."""
+        self.connection.execute("UPDATE outbox SET status = 'NEW', sent_at = NULL WHERE status <> 'NEW'")
+        self.connection.execute("TRUNCATE outbox_lane, outbox_stream, outbox_flight RESTART IDENTITY")
+        self.settle_down()
+
     def settle_down(self) -> None:
         """What inserting the rows has left for later is done now, so that no drain pays for it."""
         self.connection.execute("VACUUM (ANALYZE) outbox")

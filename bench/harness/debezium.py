@@ -54,7 +54,7 @@ def debezium_server(database: Database, topic: Topic, **settings: str) -> Iterat
         (home / "config" / "application.properties").write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
         try:
             with Process(debezium.command(), env=os.environ, log=home / "log", cwd=home) as process:
-                _wait_for_slot(database, process)
+                _wait_until_streaming(database, process)
                 yield process
         finally:
             _drop_slot(database)
@@ -101,10 +101,14 @@ def _properties(database: Database, topic: Topic, home: Path) -> dict[str, str]:
     }
 
 
-def _wait_for_slot(database: Database, process: Process, *, seconds: float = 120) -> None:
+def _wait_until_streaming(database: Database, process: Process, *, seconds: float = 120) -> None:
+    """A slot is active while it is being made, too, and what is committed meanwhile is not in it."""
     deadline = time.monotonic() + seconds
-    active = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND active"
-    while database.value(active, database.name) == 0:
+    streaming = (
+        "SELECT count(*) FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid "
+        "WHERE slot_name = %s AND state IN ('catchup', 'streaming')"
+    )
+    while not database.value(streaming, database.name):
         process.check()
         if time.monotonic() > deadline:
             raise BenchError(f"Debezium Server did not read the write-ahead log after {seconds:.0f} s")

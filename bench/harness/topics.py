@@ -71,7 +71,9 @@ class Topic:
                 seen, moved = count, now
                 first = first or (count, now, process.cpu_seconds())
             if first and (count >= messages):
-                return Drain(max(1, count - first[0]), max(1e-3, now - first[1]), process.cpu_seconds() - first[2])
+                # All at once: it took no longer than one look.
+                seconds = max(LOOK_SECONDS, now - first[1])
+                return Drain(max(1, count - first[0]), seconds, process.cpu_seconds() - first[2])
             process.check()
             if now - moved > STALLED_SECONDS:
                 raise BenchError(f"only {count} of {messages} messages arrived on {self.name}")
