@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.orm import Session
 
 from bento_outbox import EventNotEncodable, MisuseError, Outbox, UnitOfWork, acting_for
 from bento_outbox import register_event_from_aggregate as register
@@ -347,3 +348,42 @@ async def test_an_event_behind_the_commit_is_refused_not_lost(
         await session.commit()
 
     assert await ledger.both() == ([1], [*earlier, 3])
+
+
+@pytest.mark.parametrize("earlier", [(), (1,)], ids=["the first event", "another event"])
+async def test_an_event_of_a_hook_that_comes_before_ours_is_refused_as_well(
+    sessions: Sessions, tenant: str, ledger: Ledger, earlier: tuple[int, ...]
+) -> None:
+    """Where the application listened to all sessions before the library did."""
+    outbox = Outbox(tenant=tenant)
+    async with sessions() as session:
+
+        def hook(committed: Session) -> None:
+            if committed is session.sync_session:
+                outbox.add(session, Noted(2))
+
+        session.add(Note(tenant=tenant, number=1))
+        for number in earlier:
+            outbox.add(session, Noted(number))
+        event.listen(Session, "after_commit", hook, insert=True)
+        try:
+            with pytest.raises(MisuseError, match=r"1 event\(s\) came too late for the commit and are not stored"):
+                await session.commit()
+        finally:
+            event.remove(Session, "after_commit", hook)
+
+    assert await ledger.both() == ([1], list(earlier))
+
+
+async def test_rows_are_written_before_their_events(engine: AsyncEngine, sessions: Sessions, tenant: str) -> None:
+    """An aggregate's row is locked when its events get their place: that makes their order the order of commits."""
+    async with sessions.begin() as session:
+        session.add(note := Note(tenant=tenant, number=1))
+    with statements_of(engine) as statements:
+        async with UnitOfWork(sessions, tenant_id=tenant, wake=False) as work:
+            work.session.add(note)
+            note.number = 2
+            register(Noted(2))
+            await work.commit()
+
+    assert ["UPDATE notes" in statements[-2], "INSERT INTO outbox" in statements[-1]] == [True, True]

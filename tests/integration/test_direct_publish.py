@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -553,3 +553,17 @@ async def test_a_task_that_is_cancelled_while_it_publishes_leaves_the_rows_to_th
     assert await Ledger(sessions, rows.tenant).both() == ([1], [1])
     assert await rows.statuses() == ["NEW"]
     assert (await _held_seconds(sessions, rows.tenant))[0] > 0
+
+
+async def test_an_event_that_a_hook_of_the_commit_registers_again_is_new_all_the_same(
+    new_work: Any, rows: Rows, memory_bus: InMemoryMessageBus
+) -> None:
+    """Its row is there already, but made by this very transaction."""
+    noted = Noted(1)
+    async with new_work() as work:
+        event.listen(work.session.sync_session, "before_commit", lambda _: register(noted), once=True)
+        register(noted)
+        await work.commit()
+
+    assert {published.id for published in memory_bus.published} == {noted.event_id}
+    assert await rows.statuses() == ["SENT"]
