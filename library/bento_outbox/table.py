@@ -174,7 +174,7 @@ def _make_request_table(metadata: MetaData, name: str, schema: str | None) -> No
         Column("action", Text, primary_key=True),
         Column("request_id", Text, primary_key=True),
         Column("filter", JSONB, nullable=False),
-        Column("through_seq", BigInteger),
+        Column("through_seq", BigInteger, nullable=False),
         Column("after_seq", BigInteger),
         Column("events", BigInteger, nullable=False, server_default=text("0")),
         Column("begun_at", DateTime(timezone=True), nullable=False, server_default=now),

@@ -5,7 +5,8 @@
 -- Notes a request, once. It ends with the last event that has failed by now, so that it does end.
 INSERT INTO outbox_request (tenant_id, action, request_id, filter, through_seq)
 VALUES (:tenant_id, :action, :request_id, CAST(:filter AS jsonb),
-        (SELECT seq FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR' ORDER BY seq DESC LIMIT 1))
+        coalesce((SELECT seq FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR' ORDER BY seq DESC LIMIT 1),
+                 -9223372036854775808))
 ON CONFLICT (tenant_id, action, request_id) DO NOTHING
 
 -- name: hold

@@ -213,6 +213,17 @@ async def test_a_request_id_runs_once(api: ApiServer, new_pod: NewPod, rows: Row
     assert await rows.statuses() == ["ERR"]
 
 
+async def test_a_request_that_met_no_failed_event_has_run_as_well(api: ApiServer, new_pod: NewPod, rows: Rows) -> None:
+    api.asks("one")
+    await new_pod().look()
+    assert (api.says(), api.status["requeue"]["message"]) == (("one", "Completed", 0), "0 events requeued")
+
+    await rows.insert(**FAILED)
+    api.status.clear()
+    await new_pod().look()
+    assert (api.says(), await rows.statuses()) == (("one", "Completed", 0), ["ERR"])
+
+
 async def test_a_crash_between_the_database_and_the_status(api: ApiServer, new_pod: NewPod, rows: Rows) -> None:
     for _ in range(4):
         await rows.insert(**FAILED)
@@ -241,6 +252,8 @@ async def test_a_crash_between_two_batches(api: ApiServer, new_pod: NewPod, stor
     await new_pod().look()
 
     assert api.says() == ("one", "Completed", 7)
+    # From then on nothing of it changes, the time included.
+    assert await store.batch(request) == await store.batch(request)
 
 
 async def test_a_crash_within_a_batch(

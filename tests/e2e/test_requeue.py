@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from tests.e2e.conftest import ApplyTenant
 from tests.e2e.kubectl import Kubectl, Refused
-from tests.e2e.tenants import Tenant, outbox_tenant
+from tests.e2e.tenants import TENANT_LABEL, Tenant, outbox_tenant
 from tests.support.rows import Rows
 from tests.support.waiting import eventually
 
@@ -58,6 +58,7 @@ async def test_requeue_and_discard(apply_tenant: ApplyTenant, sessions: Sessions
     assert answered(tenant, "requeue", "others")["count"] == 1
     assert {pod["metadata"]["uid"] for pod in tenant.pods()} == pods
     assert tenant.restarts() == 0
+    assert "requests not seen" not in tenant.kubectl("logs", "-l", f"{TENANT_LABEL}={tenant.name}", "--tail=-1")
     shown_id, *_ = tenant.row()
     assert shown_id == tenant.name
 
@@ -81,9 +82,7 @@ async def test_a_request_runs_once_although_the_pod_is_killed(apply_tenant: Appl
         return "Schema mismatch" not in {row.last_error for row in await rows.all()} - {None}
 
     await eventually(requeued, within=60)
-    tenant.kubectl(
-        "delete", "pods", "-l", f"outbox.bento.dev/outboxtenant={tenant.name}", "--grace-period=0", "--force"
-    )
+    tenant.kubectl("delete", "pods", "-l", f"{TENANT_LABEL}={tenant.name}", "--grace-period=0", "--force")
     assert answered(tenant, "requeue", "one")["count"] == 20
 
 

@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS outbox_request (
     action text NOT NULL,
     request_id text NOT NULL,
     filter jsonb NOT NULL,
-    through_seq bigint,
+    through_seq bigint NOT NULL,
     after_seq bigint,
     events bigint NOT NULL DEFAULT 0,
     begun_at timestamptz NOT NULL DEFAULT clock_timestamp(),
