@@ -6,6 +6,7 @@ tried yet); read by the reporter and the HTTP endpoints. All on one event loop, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,6 +63,9 @@ class Health:
         self.deduplication = Condition("DeduplicationActive", since=now) if exactly_once else None
         self._without_deduplication: set[str] = set()
         self.backlog: Backlog | None = None
+        self.stirred = asyncio.Event()
+        """Set when something was settled or a connection came or went: the backlog is worth another look. The reporter
+        clears it."""
         self.sent_total = 0
         self.last_published: datetime | None = None
         self._last_turn = now
@@ -85,21 +89,21 @@ class Health:
         self._last_turn = self._clock()
 
     def database_answered(self) -> None:
-        self.database.become(TRUE, "Connected", "", self._clock())
+        self._become(self.database, TRUE, "Connected", "")
         self._metrics.database_up.set(1)
 
     def database_failed(self, error: DatabaseUnavailable) -> None:
-        self.database.become(FALSE, error.reason, str(error), self._clock())
+        self._become(self.database, FALSE, error.reason, str(error))
         self._metrics.database_up.set(0)
         # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
         self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
 
     def broker_answered(self) -> None:
-        self.broker.become(TRUE, "Connected", "", self._clock())
+        self._become(self.broker, TRUE, "Connected", "")
         self._metrics.broker_up.set(1)
 
     def broker_failed(self, error: BusUnavailable) -> None:
-        self.broker.become(FALSE, error.reason, str(error), self._clock())
+        self._become(self.broker, FALSE, error.reason, str(error))
         self._metrics.broker_up.set(0)
 
     def settled(self, *, sent: int, retried: int, failed: int) -> None:
@@ -109,6 +113,7 @@ class Health:
         self._metrics.published.inc(sent)
         self._metrics.retried.inc(retried)
         self._metrics.failed.inc(failed)
+        self.stirred.set()
 
     def counter_behind(self, topic: str) -> None:
         log.error("the broker's counter was above ours: the events are sent again under ids above it", topic=topic)
@@ -154,3 +159,8 @@ class Health:
         self._metrics.pending.set(backlog.pending)
         self._metrics.errors.set(backlog.errors)
         self._metrics.oldest_pending_seconds.set(backlog.oldest_seconds)
+
+    def _become(self, condition: Condition, status: str, reason: str, message: str) -> None:
+        if (condition.status, condition.reason) != (status, reason):
+            self.stirred.set()
+        condition.become(status, reason, message, self._clock())

@@ -1,5 +1,5 @@
--- Every statement of the projector. `outbox` stands for the configured table; the index (tenant_id, status, seq)
--- serves all of them.
+-- How rows are settled and measured. `outbox` stands for the configured table; the primary key serves the first three, the
+-- index (tenant_id, status, seq) the others.
 
 -- name: mark_sent
 -- The broker has acknowledged these. All of them at one time: equal entries of the index outbox_sent are stored as one.
@@ -27,12 +27,24 @@ FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[]), CAST(:permanent AS b
 WHERE outbox.id = refused.id
 RETURNING outbox.status
 
--- name: measure
--- What waits and what failed, counted to a limit, so that a huge backlog costs a bounded scan.
-SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' LIMIT :count_limit) AS n)
-           AS pending,
-       (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR' LIMIT :count_limit) AS e)
-           AS errors,
-       (SELECT greatest(0, extract(epoch FROM clock_timestamp() - created_at))
-        FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' ORDER BY seq LIMIT 1)
-           AS oldest_seconds
+-- name: look
+-- The oldest row that waits, and how many failed: all that an idle tenant's reports cost. Each part reads its own stretch
+-- of one index, the first of them a single entry; to be run outside a transaction, so that it is one round trip.
+SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR'
+                              ORDER BY seq LIMIT :count_limit) AS e) AS errors,
+       oldest.seq AS oldest_seq,
+       greatest(0, extract(epoch FROM clock_timestamp() - oldest.created_at)) AS oldest_seconds
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (SELECT seq, created_at FROM outbox
+                   WHERE tenant_id = :tenant_id AND status = 'NEW' ORDER BY seq LIMIT 1) AS oldest ON true
+
+-- name: in_order
+-- For the rest of the transaction an index is read in its order, and so no further than the limit; by a bitmap a backlog of
+-- millions would be read as a whole, whenever the statistics were taken while there was none.
+SELECT set_config('enable_bitmapscan', 'off', true)
+
+-- name: count_pending
+-- What waits, counted from the oldest on and to a limit, from the index alone where the table was vacuumed.
+SELECT count(*)
+FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :oldest_seq
+      ORDER BY seq LIMIT :count_limit) AS waiting

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime
 from typing import Any
 
 from bento_outbox import __version__
 from outbox_projector.health import Health
+from outbox_projector.policies import Random
 
 Status = dict[str, Any]
 
 LAG_STEP_SECONDS = 2
 LAG_STEP_FACTOR = 1.5
+
+
+WRITES_AT_ONCE = 5
+SECONDS_A_WRITE = 15.0
+"""Material changes are written at once as long as they come no faster than this in the long run: a tenant that flaps
+may not keep the API server busy."""
+
+
+class Pace:
+    """When a write may be: anything once a heartbeat, material changes sooner. Takes seconds since the write before."""
+
+    def __init__(self, heartbeat_seconds: float, uniform: Random = random.uniform) -> None:
+        self._longest = heartbeat_seconds
+        self._uniform = uniform
+        self._tokens = float(WRITES_AT_ONCE)
+        self._heartbeat = 0.0
+
+    def allows(self, elapsed: float, *, material: bool) -> bool:
+        return elapsed >= self._heartbeat or (material and self._filled(elapsed) >= 1)
+
+    def wrote(self, elapsed: float) -> None:
+        self._tokens = max(0.0, self._filled(elapsed) - 1)
+        # Tenants that were started together shall not report together for ever; never later than promised.
+        self._heartbeat = self._uniform(0.8 * self._longest, self._longest)
+
+    def _filled(self, elapsed: float) -> float:
+        return min(float(WRITES_AT_ONCE), self._tokens + elapsed / SECONDS_A_WRITE)
 
 
 def timestamp(moment: datetime) -> str:

@@ -1,6 +1,7 @@
 """The second loop: measure the backlog, check an idle broker, write the OutboxTenant's status.
 
-It asks often while something waits or is wrong, seldom otherwise, and writes only what is material or due.
+It looks soon after the lanes have settled something or a connection came or went, and then in pauses that double up to
+a minute: what waits for long changes slowly, in proportion. It writes only what is material or due.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -18,13 +20,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bento_outbox import BusUnavailable, MessageBus
 from outbox_projector.database import DatabaseUnavailable, translated
 from outbox_projector.health import FALSE, UNKNOWN, Health, utc_now
-from outbox_projector.report import Status, build_status, is_material
+from outbox_projector.policies import Random
+from outbox_projector.report import Pace, Status, build_status, is_material
 from outbox_projector.store import Store
 
 log = structlog.get_logger()
 
-BUSY_SECONDS = 2.0
-IDLE_SECONDS = 10.0
+SOONEST_SECONDS, LATEST_SECONDS = 2.0, 60.0
+"""Between two looks. The longest is all that an idle tenant costs the database: one statement a minute."""
+UNWRITTEN_SECONDS = 15.0
+"""Longest pause while there is something that could not be written yet."""
+MEASURING_SHARE = 0.05
+"""Of the time, at most: where counting is slow, pauses are longer."""
 
 
 class StatusWriteFailed(Exception):
@@ -35,6 +42,13 @@ class StatusWriter(Protocol):
     """Where reports go. Raises StatusWriteFailed."""
 
     async def write(self, status: Status) -> None: ...
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Waits for the event, but no longer than that."""
+    if seconds > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), timeout=seconds)
 
 
 class Reporter:
@@ -49,19 +63,28 @@ class Reporter:
         tenant_id: str,
         health: Health,
         writer: StatusWriter | None,
-        heartbeat_seconds: float = 60.0,
+        heartbeat_seconds: float = 180.0,
         clock: Callable[[], datetime] = utc_now,
+        uniform: Random = random.uniform,
+        within: Callable[[float, asyncio.Event], Awaitable[None]] = _within,
     ) -> None:
-        """writer: None when nobody wants reports. heartbeat_seconds: longest time between two writes."""
+        """writer: None when nobody wants reports. heartbeat_seconds: longest time between two writes.
+
+        within: waits so many seconds for an event.
+        """
         self._session_factory = session_factory
         self._store = store
         self._bus = bus
         self._tenant_id = tenant_id
         self._health = health
         self._writer = writer
-        self._heartbeat_seconds = heartbeat_seconds
+        self._pace = Pace(heartbeat_seconds, uniform)
         self._clock = clock
+        self._uniform = uniform
+        self._within = within
+        self._measuring_seconds = 0.0
         self._written: Status | None = None
+        self._unwritten = False
         self._written_at = clock()
         self._written_total = 0
         self._stopping = asyncio.Event()
@@ -69,13 +92,19 @@ class Reporter:
     def stop(self) -> None:
         """Ends `run_forever` after a last report."""
         self._stopping.set()
+        self._health.stirred.set()
 
     async def run_forever(self) -> None:
         """Reports until `stop`."""
+        pause = SOONEST_SECONDS
         while not self._stopping.is_set():
+            self._health.stirred.clear()
             await self.report()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), timeout=self._pause())
+            least = min(LATEST_SECONDS, max(SOONEST_SECONDS, self._measuring_seconds / MEASURING_SHARE))
+            await self._within(least * self._uniform(0.8, 1.2), self._stopping)
+            longest = min(pause, UNWRITTEN_SECONDS) if self._unwritten else pause
+            await self._within((longest - least) * self._uniform(0.8, 1.2), self._health.stirred)
+            pause = SOONEST_SECONDS if self._health.stirred.is_set() else min(LATEST_SECONDS, pause * 2)
         await self.report(last=True)
 
     async def report(self, *, last: bool = False) -> None:
@@ -94,8 +123,10 @@ class Reporter:
         # Whether the database can be used is the loop's to say: a role without the right to update, or a standby,
         # answers here and not there, and two voices would make the condition flap. Except before its first word.
         try:
-            async with translated(), self._session_factory() as session:
-                self._health.measured(await self._store.measure(session))
+            began, self._measuring_seconds = time.monotonic(), 0.0
+            async with translated():
+                self._health.measured(await self._store.measure(self._session_factory))
+            self._measuring_seconds = time.monotonic() - began
             if self._health.database.status == UNKNOWN:
                 self._health.database_answered()
         except DatabaseUnavailable as error:
@@ -116,17 +147,16 @@ class Reporter:
         elapsed = (now - self._written_at).total_seconds()
         sent = self._health.sent_total - self._written_total
         status = build_status(self._health, events_per_second=sent / max(elapsed, 1.0), now=now)
-        if not due and elapsed < self._heartbeat_seconds and not is_material(self._written, status):
+        material = is_material(self._written, status)
+        if not due and not self._pace.allows(elapsed, material=material):
+            self._unwritten = material
             return
         try:
             await self._writer.write(status)
         except StatusWriteFailed as error:
+            self._unwritten = True
             log.warning("status not written", cause=str(error))
         else:
+            self._unwritten = False
+            self._pace.wrote(elapsed)
             self._written, self._written_at, self._written_total = status, now, self._health.sent_total
-
-    def _pause(self) -> float:
-        backlog = self._health.backlog
-        troubled = FALSE in (self._health.database.status, self._health.broker.status)
-        busy = troubled or backlog is None or backlog.pending > 0
-        return (BUSY_SECONDS if busy else IDLE_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads tenants

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -41,7 +41,8 @@ class Store:
         self._tenant_id = tenant_id
         self._mark_sent = statement(__package__, "queries.sql", "mark_sent" if keep_sent else "delete_sent", table)
         self._mark_refused = statement(__package__, "queries.sql", "mark_refused", table)
-        self._measure = statement(__package__, "queries.sql", "measure", table)
+        names = ("look", "in_order", "count_pending")
+        self._measuring = {name: statement(__package__, "queries.sql", name, table) for name in names}
 
     async def mark_sent(self, session: AsyncSession, ids: Collection[UUID]) -> None:
         """NEW → SENT, or gone."""
@@ -70,10 +71,23 @@ class Store:
         )
         return sum(status == ERR for status in statuses.scalars())
 
-    async def measure(self, session: AsyncSession) -> Backlog:
-        """Counts what waits and what failed."""
-        row = (await session.execute(self._measure, {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT})).one()
-        return Backlog(pending=row.pending, errors=row.errors, oldest_seconds=float(row.oldest_seconds or 0))
+    async def measure(self, session_factory: Callable[[], AsyncSession]) -> Backlog:
+        """Counts what waits and what failed. One statement when nothing waits, else a short transaction besides."""
+        values = {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT}
+        async with session_factory() as session:
+            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            row = (await session.execute(self._measuring["look"], values)).one()
+        pending = 0
+        if row.oldest_seq is not None:
+            async with session_factory() as session, session.begin():
+                await session.execute(self._measuring["in_order"])
+                counted = await session.execute(
+                    self._measuring["count_pending"], values | {"oldest_seq": row.oldest_seq}
+                )
+                pending = counted.scalar_one()
+        # What was there at the first look may be delivered before the second.
+        oldest_seconds = float(row.oldest_seconds) if pending else 0.0
+        return Backlog(pending=pending, errors=row.errors, oldest_seconds=oldest_seconds)
 
 
 def read_row(row: Row[Any]) -> Envelope:

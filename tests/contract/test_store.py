@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Refusal
+from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from outbox_projector import Retries
 from outbox_projector.store import Store
@@ -113,39 +117,86 @@ async def test_a_permanent_refusal_turns_the_row_to_err_at_once(
 # measure
 
 
-async def test_an_empty_table_has_no_backlog(store: Store, session: AsyncSession) -> None:
-    backlog = await store.measure(session)
+async def test_an_empty_table_has_no_backlog(store: Store, sessions: Sessions) -> None:
+    backlog = await store.measure(sessions)
 
     assert (backlog.pending, backlog.errors, backlog.oldest_seconds) == (0, 0, 0)
 
 
-async def test_the_backlog_is_what_waits_and_what_failed(
-    store: Store, session: AsyncSession, sessions: Sessions, rows: Rows
-) -> None:
+async def test_the_backlog_is_what_waits_and_what_failed(store: Store, sessions: Sessions, rows: Rows) -> None:
     await rows.insert(status="SENT", sql={"created_at": "now() - interval '9 hours'"})
     await rows.insert(status="ERR", sql={"created_at": "now() - interval '8 hours'"})
     await rows.insert(sql={"created_at": "now() - interval '1 hour'"})
     await rows.insert(sql={"available_at": "now() + interval '1 hour'"})
     await Rows(sessions, unique("tenant")).insert(sql={"created_at": "now() - interval '7 hours'"})
 
-    backlog = await store.measure(session)
+    backlog = await store.measure(sessions)
 
     assert (backlog.pending, backlog.errors, backlog.pending_is_lower_bound) == (2, 1, False)
     assert 3600 <= backlog.oldest_seconds < 7200
 
 
-async def test_a_clock_that_is_ahead_gives_no_negative_age(store: Store, session: AsyncSession, rows: Rows) -> None:
+async def test_a_clock_that_is_ahead_gives_no_negative_age(store: Store, sessions: Sessions, rows: Rows) -> None:
     await rows.insert(sql={"created_at": "now() + interval '1 hour'"})
 
-    assert (await store.measure(session)).oldest_seconds == 0
+    assert (await store.measure(sessions)).oldest_seconds == 0
 
 
 async def test_counting_ends_at_its_limit(
-    store: Store, session: AsyncSession, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    store: Store, sessions: Sessions, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("outbox_projector.store.COUNT_LIMIT", 10)
     await rows.insert_many(25)
 
-    backlog = await store.measure(session)
+    backlog = await store.measure(sessions)
 
     assert (backlog.pending, backlog.pending_is_lower_bound) == (10, True)
+
+
+async def test_while_nothing_waits_a_measurement_is_one_statement_outside_a_transaction(
+    store: Store, sessions: Sessions, engine: AsyncEngine, rows: Rows
+) -> None:
+    await rows.insert(status="ERR")
+    levels: list[str] = []
+
+    def notice(connection: Any, *_: object) -> None:
+        levels.append(connection.get_execution_options()["isolation_level"])
+
+    event.listen(engine.sync_engine, "before_cursor_execute", notice)
+    try:
+        await store.measure(sessions)
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", notice)
+
+    assert levels == ["AUTOCOMMIT"]
+
+
+async def test_counting_reads_the_index_in_order_whatever_the_statistics_say(empty_engine: AsyncEngine) -> None:
+    """The planner expects 50 rows, and by itself would take a bitmap, which reads all there are beyond any limit. That
+    the rows are held for later makes no difference.
+    """
+    await apply_schema(empty_engine)
+    sessions = async_sessionmaker(empty_engine)
+    async with sessions.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO outbox (tenant_id, aggregate_id, type, payload, available_at) "
+                "SELECT 'tenant-' || n % 100, 'order-1', 'orders.Placed', '{}', now() + interval '1 day' "
+                "FROM generate_series(1, 5000) AS n"
+            )
+        )
+        await session.execute(text("ANALYZE outbox"))
+    plans: dict[str, str] = {}
+
+    def explain(connection: Any, _cursor: Any, sql: str, values: Any, *_: object) -> None:
+        if not sql.startswith("EXPLAIN") and "set_config" not in sql:
+            plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) {sql}", values)
+            plans["count" if "waiting" in sql else "look"] = "\n".join(plan.scalars())
+
+    event.listen(empty_engine.sync_engine, "before_cursor_execute", explain)
+    backlog = await Store(outbox_table, "tenant-0").measure(sessions)
+
+    assert backlog.pending == 50
+    assert re.search(r"Index( Only)? Scan using outbox_tenant_status_seq .*actual rows=50 ", plans["count"])
+    assert re.search(r"Index( Only)? Scan using outbox_tenant_status_seq .*actual rows=1 ", plans["look"])
+    assert "Bitmap" not in plans["count"] + plans["look"]

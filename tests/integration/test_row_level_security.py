@@ -301,8 +301,7 @@ async def test_the_whole_chain_under_bound_roles(
     with pytest.raises(DatabaseUnavailable, match="may not") as raised:
         await OutboxProjector(deliveries, memory_bus, "bolt").drain()
     assert raised.value.reason == "DatabasePermissionDenied"
-    async with deliveries() as session:
-        assert (await Store(outbox_table, "bolt").measure(session)).pending == 0
+    assert (await Store(outbox_table, "bolt").measure(deliveries)).pending == 0
 
     assert [(event.tenant_id, event.aggregate_id) for event in memory_bus.published] == [
         ("acme", "order of acme"),

@@ -57,7 +57,7 @@ def test_the_statements_are_all_of_them() -> None:
     assert {name for _, _, name in NAMES} >= {
         "write",
         "candidates",
-        "measure",
+        "count_pending",
         "requeue",
         "acquire",
         "take_off",

@@ -9,7 +9,7 @@ import pytest
 
 from bento_outbox import BusUnavailable, __version__
 from outbox_projector.health import Health
-from outbox_projector.report import Status, build_status, is_material
+from outbox_projector.report import SECONDS_A_WRITE, WRITES_AT_ONCE, Pace, Status, build_status, is_material
 from outbox_projector.store import COUNT_LIMIT, Backlog
 
 
@@ -95,3 +95,40 @@ def _status(*, reason: str = "Connected", **projector: int) -> Status:
 )
 def test_what_is_worth_a_write_before_the_next_heartbeat(before: Status | None, after: Status, material: bool) -> None:
     assert is_material(before, copy.deepcopy(after)) is material
+
+
+# when it may be written
+
+
+def test_material_changes_are_written_at_once_until_there_are_too_many() -> None:
+    pace = Pace(60, uniform=max)
+    written = 0
+    while pace.allows(0, material=True):
+        pace.wrote(0)
+        written += 1
+
+    # The first write of all is due whatever it says.
+    assert written == WRITES_AT_ONCE
+    assert not pace.allows(SECONDS_A_WRITE - 1, material=True)
+    assert pace.allows(SECONDS_A_WRITE, material=True)
+
+
+def test_a_tenant_that_flaps_writes_as_often_as_it_may_in_the_long_run() -> None:
+    pace = Pace(10**6, uniform=max)
+    writes, elapsed = 0, 0
+    for _ in range(10_000):
+        elapsed += 1
+        if pace.allows(elapsed, material=True):
+            pace.wrote(elapsed)
+            writes, elapsed = writes + 1, 0
+
+    assert writes == pytest.approx(10_000 / SECONDS_A_WRITE, abs=WRITES_AT_ONCE)
+
+
+def test_anything_is_written_once_a_heartbeat_somewhat_early_at_random() -> None:
+    pace = Pace(60, uniform=min)
+    assert pace.allows(0, material=False)
+    pace.wrote(0)
+
+    assert not pace.allows(47.9, material=False)
+    assert pace.allows(48, material=False)

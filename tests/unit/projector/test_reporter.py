@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Self
+import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector.database import DatabaseUnavailable
 from outbox_projector.health import Health
 from outbox_projector.report import Status
-from outbox_projector.reporter import Reporter, StatusWriteFailed
+from outbox_projector.reporter import MEASURING_SHARE, Reporter, StatusWriteFailed
 from outbox_projector.store import Backlog
 
 NOTHING_WAITS = Backlog(pending=0, errors=0, oldest_seconds=0)
@@ -19,21 +21,14 @@ NO_DATABASE = DatabaseUnavailable("no database", reason="DatabaseUnreachable")
 
 
 class Table:
-    """Stands for the session factory and the store."""
+    """Stands for the store."""
 
     def __init__(self) -> None:
         self.answer: Backlog | DatabaseUnavailable = NOTHING_WAITS
+        self.measured = 0
 
-    def __call__(self) -> Table:
-        return self
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def measure(self, _session: object) -> Backlog:
+    async def measure(self, _session_factory: object) -> Backlog:
+        self.measured += 1
         if isinstance(self.answer, DatabaseUnavailable):
             raise self.answer
         return self.answer
@@ -92,7 +87,96 @@ def reporter(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock
         writer=api,
         heartbeat_seconds=60,
         clock=clock,
+        uniform=max,
     )
+
+
+class Pauses:
+    """Stands for time: takes the pauses and does what is to happen in each, then stops the reporter."""
+
+    def __init__(self, *happens: Callable[[], object]) -> None:
+        self.taken: list[float] = []
+        self.reporter: Reporter
+        self._happens = iter(happens)
+
+    async def __call__(self, seconds: float, event: asyncio.Event) -> None:
+        if event is self.reporter._stopping:
+            return  # the least pause; the other is asked for what is left beyond it
+        self.taken.append(seconds)
+        next(self._happens, self.reporter.stop)()
+
+
+@pytest.fixture
+def new_reporter(table: Any, bus: CountingBus, health: Health, clock: Any) -> Callable[..., Reporter]:
+    def make(pauses: Pauses, **options: Any) -> Reporter:
+        settings = {"session_factory": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health}
+        settings |= {"clock": clock, "uniform": lambda low, high: 1.0, "within": pauses, "writer": None} | options
+        pauses.reporter = Reporter(**settings)
+        return pauses.reporter
+
+    return make
+
+
+def _nothing() -> None: ...
+
+
+async def test_while_nothing_stirs_the_pauses_double_to_a_minute(
+    new_reporter: Callable[..., Reporter], table: Table
+) -> None:
+    pauses = Pauses(*[_nothing] * 6)
+    await new_reporter(pauses).run_forever()
+
+    # The first look tells that the database and the broker are there, which is worth another one soon.
+    assert pauses.taken == [0, 0, 2, 6, 14, 30, 58]
+    assert table.measured == len(pauses.taken) + 1
+
+
+async def test_after_something_was_settled_it_looks_soon(new_reporter: Callable[..., Reporter], health: Health) -> None:
+    pauses = Pauses(*[_nothing] * 5, lambda: health.settled(sent=1, retried=0, failed=0), _nothing)
+    await new_reporter(pauses).run_forever()
+
+    assert pauses.taken[5:] == [30, 0, 2]
+
+
+async def test_a_broker_that_goes_is_worth_a_look_but_not_each_failed_attempt(
+    new_reporter: Callable[..., Reporter], health: Health, table: Table
+) -> None:
+    table.answer = Backlog(pending=1, errors=0, oldest_seconds=0)
+
+    def fails() -> None:
+        health.broker_failed(BusUnavailable("gone", reason="BrokerUnreachable"))
+
+    pauses = Pauses(*[_nothing] * 4, fails, fails, _nothing)
+    await new_reporter(pauses).run_forever()
+
+    assert pauses.taken[4:] == [14, 0, 2, 6]
+
+
+async def test_what_could_not_be_written_does_not_wait_for_a_minute(
+    new_reporter: Callable[..., Reporter], api: ApiServer
+) -> None:
+    api.refuses = True
+    pauses = Pauses(*[_nothing] * 7)
+    await new_reporter(pauses, writer=api).run_forever()
+
+    assert max(pauses.taken) == 13
+
+
+async def test_where_counting_is_slow_the_pauses_are_longer(
+    new_reporter: Callable[..., Reporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least: list[float] = []
+    seconds = itertools.count(step=2)  # each measurement takes two
+    monkeypatch.setattr("outbox_projector.reporter.time.monotonic", lambda: next(seconds))
+    pauses = Pauses()
+
+    async def within(pause: float, event: asyncio.Event) -> None:
+        least.append(pause)
+        pauses.reporter.stop()
+
+    await new_reporter(pauses, within=within).run_forever()
+
+    assert least[0] == 2 / MEASURING_SHARE
 
 
 def _condition(status: Status, kind: str) -> tuple[str, str]:
