@@ -36,6 +36,7 @@ from bento_outbox.table import outbox_table
 from outbox_projector.flights import Flight, Lease, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.policies import Retries
+from outbox_projector.postgres_leases import PostgresLeases
 
 PARTS = ("postgres",)
 BATCH = 1000
@@ -192,8 +193,6 @@ class _Lane:
             sessions,
             outbox_table,
             tenant_id=TENANT,
-            lane=0,
-            owner="bench",
             retries=Retries(),
             topic_of=_topic_of,
             keep_sent=method.keep_sent,
@@ -205,7 +204,9 @@ class _Lane:
             assert "AND available_at <=" in after, "the claim has changed"
             after = after.replace("AND available_at <=", FROM_THE_FLOOR, 1)
             store._sql["candidates"] = text(f"{before}{candidate}{after}")
-        lease = await store.acquire()
+        leases = PostgresLeases(sessions, outbox_table, tenant_id=TENANT, name="bench", lanes=1)
+        await leases.beat()
+        lease = await leases.acquire(0, seconds=3600)
         assert lease is not None
         return cls(engine, store, lease, method.told_where_to_begin)
 

@@ -267,8 +267,7 @@ async def test_any_name_that_postgres_takes(
     assert [found.ids for found in await store.open_flights(lease)] == [[sent.id, refused.id]] == [flight.ids]
     await store.turn(lease, Turn(settled=flight, refused={refused.id: Refusal("no")}))
 
-    async with sessions() as session:
-        backlog = await Store(table, tenant).measure(session)
+    backlog = await Store(table, tenant).measure(sessions)
     assert (backlog.pending, backlog.errors) == (1, 0)
     assert await Rows(sessions, tenant, table).statuses() == ["SENT", "NEW"]
     assert await store.open_flights(lease) == []
