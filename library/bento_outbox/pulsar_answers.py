@@ -27,8 +27,8 @@ PERMANENT = {
 }
 
 
-def unavailable(service_url: str, result: str, topic: str) -> BusUnavailable:
-    """The answer as an outage, in a sentence that names what to look at."""
+def unavailable(service_url: str, result: str, topic: str, *, doubts: str = "") -> BusUnavailable:
+    """The answer as an outage, in a sentence that names what to look at. doubts: what else 'unreachable' may mean."""
     where = f"Pulsar at {service_url}"
     namespace = "/".join(topic.removeprefix("persistent://").split("/")[:2])
     if result == "TopicNotFound":
@@ -44,7 +44,7 @@ def unavailable(service_url: str, result: str, topic: str) -> BusUnavailable:
         )
     reason = OUTAGES.get(result, "BrokerRefused")
     sentence = {
-        "BrokerUnreachable": f"{where} cannot be reached",
+        "BrokerUnreachable": f"{where} cannot be reached{doubts}",
         "BrokerAuthenticationFailed": f"{where} does not let us publish to {topic}: check the credentials",
     }.get(reason, f"{where} refuses topic {topic}")
     return BusUnavailable(f"{sentence} ({result})", reason=reason)

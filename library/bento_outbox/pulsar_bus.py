@@ -1,4 +1,4 @@
-"""Apache Pulsar as a message bus. Only this module and the projector's `pulsar_lane` import the client.
+"""Apache Pulsar as a message bus. Beside it `pulsar_client` and the projector's `pulsar_lane` import the client.
 
 One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread;
 `send_async` answers on a thread of the client, so each answer hops to the event loop. An exception inside such a
@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import string
-import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 from uuid import UUID
 
 try:
@@ -29,14 +27,12 @@ from bento_outbox.cloudevents import check_source
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
 from bento_outbox.message_form import message_of
-from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
+from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
+from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
 PLACEHOLDERS = frozenset({"tenant", "type"})
-
-Compression = Literal["None", "LZ4", "ZSTD"]
-Batching = Literal["Default", "KeyBased"]
-"""KeyBased: no batch holds two keys, which Key_Shared consumers need."""
+_ENDS_A_CLIENT = {"BrokerUnreachable", "BrokerAuthenticationFailed"}
 
 
 def check_topic_template(template: str) -> str:
@@ -56,32 +52,12 @@ def check_topic_template(template: str) -> str:
     return template
 
 
-def check_service_url(url: str) -> str:
-    """The URL, when it is one of a broker, or of several separated by commas. Raises MisuseError."""
-    scheme, _, hosts = url.partition("://")
-    try:
-        valid = all(urlsplit(f"//{host}").hostname and urlsplit(f"//{host}").port != 0 for host in hosts.split(","))
-    except ValueError:
-        valid = False
-    if not valid or scheme not in ("pulsar", "pulsar+ssl") or any(character.isspace() for character in hosts):
-        raise MisuseError(f"{url!r} is no Pulsar URL: its form is pulsar://host:6650 or pulsar+ssl://host:6651")
-    return url
-
-
-def producer_options(compression: Compression, batching: Batching) -> dict[str, Any]:
-    """As `Client.create_producer` wants them."""
-    return {
-        "compression_type": pulsar.CompressionType.__members__[compression.upper()],
-        "batching_type": pulsar.BatchingType.__members__[batching],
-    }
-
-
 class PulsarMessageBus:
     """Publishes envelopes to Pulsar, each as one message of the form that `message_form` tells."""
 
     def __init__(
         self,
-        service_url: str,
+        connection: str | PulsarConnection,
         *,
         topic: str = DEFAULT_TOPIC,
         timeout_seconds: int = 10,
@@ -92,12 +68,12 @@ class PulsarMessageBus:
     ) -> None:
         """No connection is made yet.
 
-        service_url: `pulsar://host:6650`. topic: template, see `check_topic_template`.
+        connection: `pulsar://host:6650`, or one with credentials. topic: template, see `check_topic_template`.
         timeout_seconds: for a connection, a lookup, and from send to the broker's answer.
         cloudevents_source: makes messages CloudEvents, see `cloudevents.check_source`.
         lookup_only: `check` makes no producer, for one that owns the topic would be in its way.
         """
-        self._service_url = check_service_url(service_url)
+        self._connection = PulsarConnection.of(connection)
         self._topic = check_topic_template(topic)
         self._timeout = timeout_seconds
         self._message_of = partial(
@@ -139,12 +115,13 @@ class PulsarMessageBus:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[pulsar.Client]:
-        """The client; dropped when it cannot reach the broker, since its own reconnect backs off up to a minute."""
+        """The client. Dropped when it cannot reach the broker, since its own reconnect backs off up to a minute, and
+        when it is refused, since it may have read its credentials only once."""
         client = self._connect()
         try:
             yield client
         except BusUnavailable as outage:
-            if outage.reason == "BrokerUnreachable" and self._client is client:
+            if outage.reason in _ENDS_A_CLIENT and self._client is client:
                 self._client = None
                 self._producers.clear()
                 close_aside(client)
@@ -160,12 +137,7 @@ class PulsarMessageBus:
 
     def _connect(self) -> pulsar.Client:
         if self._client is None:
-            self._client = pulsar.Client(
-                self._service_url,
-                operation_timeout_seconds=self._timeout,
-                connection_timeout_ms=self._timeout * 1000,
-                logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
-            )
+            self._client = self._connection.client(self._timeout)
         return self._client
 
     async def _producer(self, topic: str) -> pulsar.Producer:
@@ -250,21 +222,7 @@ class PulsarMessageBus:
             raise BusUnavailable(str(error), reason=error.reason, stored=stored)
 
     def _unavailable(self, result: str, topic: str) -> BusUnavailable:
-        return unavailable(self._service_url, result, topic)
-
-
-def close_aside(client: pulsar.Client) -> None:
-    """Closes a client that nobody uses any more, on a thread of its own, since it may take long.
-
-    Never `Client.shutdown`: it holds the interpreter's lock while it waits for threads of the client that need the lock
-    for their callbacks, and with a send under way the whole process hangs.
-    """
-
-    def close() -> None:
-        with contextlib.suppress(pulsar.PulsarException):
-            client.close()
-
-    threading.Thread(target=close, name="close a Pulsar client", daemon=True).start()
+        return self._connection.unavailable(result, topic)
 
 
 def _hop(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[str], result: pulsar.Result, _message_id: Any) -> None:

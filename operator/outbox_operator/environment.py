@@ -13,6 +13,8 @@ from outbox_operator.keys import Manifest
 
 HTTP_PORT: Final = 8080
 DATABASE_URL_DIRECTORY: Final = "/var/run/outbox/database"
+PULSAR_DIRECTORY: Final = "/var/run/outbox/pulsar"
+"""Each key of a Secret is a file in it, <Secret>/<key>: a projector that misses one names both."""
 SHUTDOWN_GRACE_SECONDS: Final = 20
 """Less than the pod's own grace, so that the projector ends its own way before the kubelet kills it."""
 
@@ -22,6 +24,11 @@ FROM_SPEC: Final[Mapping[str, str]] = {
     "DATABASE_TABLE": "database.table",
     "PULSAR_SERVICE_URL": "pulsar.serviceUrl",
     "PULSAR_TOPIC": "pulsar.topic",
+    "PULSAR_OAUTH2_ISSUER_URL": "pulsar.authentication.oauth2.issuerUrl",
+    "PULSAR_OAUTH2_AUDIENCE": "pulsar.authentication.oauth2.audience",
+    "PULSAR_OAUTH2_SCOPE": "pulsar.authentication.oauth2.scope",
+    "PULSAR_VALIDATE_HOSTNAME": "pulsar.tls.validateHostname",
+    "PULSAR_ALLOW_INSECURE": "pulsar.tls.allowInsecure",
     "PULSAR_COMPRESSION": "pulsar.compression",
     "PULSAR_BATCHING": "pulsar.batching",
     "PULSAR_CLOUDEVENTS_SOURCE": "pulsar.cloudEvents.source",
@@ -41,6 +48,21 @@ FROM_SPEC: Final[Mapping[str, str]] = {
 }
 """Variable without its prefix OUTBOX_, and the path of the field in the spec."""
 
+PULSAR_FILES: Final[Mapping[str, tuple[str, str | None]]] = {
+    "PULSAR_TOKEN_FILE": ("pulsar.authentication.token.secretRef", None),
+    "PULSAR_CERTIFICATE_FILE": ("pulsar.authentication.tls.secretRef", "tls.crt"),
+    "PULSAR_PRIVATE_KEY_FILE": ("pulsar.authentication.tls.secretRef", "tls.key"),
+    "PULSAR_OAUTH2_CREDENTIALS_FILE": ("pulsar.authentication.oauth2.secretRef", None),
+    "PULSAR_TRUSTED_CERTIFICATES_FILE": ("pulsar.tls.trustedCertificates.secretRef", None),
+}
+"""Variable, the reference to the Secret that fills the file, and the key in it where the reference names none."""
+
+
+def pulsar_secrets(spec: Any) -> dict[str, tuple[str, str]]:
+    """By the variables that name their files: Secret and key."""
+    found = {name: (_field(spec, path), key) for name, (path, key) in PULSAR_FILES.items()}
+    return {name: (secret["name"], key or secret["key"]) for name, (secret, key) in found.items() if secret is not None}
+
 
 def environment(tenant: Manifest) -> dict[str, str]:
     """All variables of a tenant's projector, by name."""
@@ -48,6 +70,7 @@ def environment(tenant: Manifest) -> dict[str, str]:
     secret = spec["database"]["urlSecretRef"]
     values = {
         **{name: _field(spec, path) for name, path in FROM_SPEC.items()},
+        **{name: f"{PULSAR_DIRECTORY}/{secret}/{key}" for name, (secret, key) in pulsar_secrets(spec).items()},
         "DATABASE_URL_FILE": f"{DATABASE_URL_DIRECTORY}/{secret['key']}",
         "DATABASE_URL_SECRET": f"{secret['name']}/{secret['key']}",
         "RESOURCE_NAME": metadata["name"],

@@ -1,14 +1,20 @@
 """The projector's pod, as data. It fits the restricted Pod Security profile whatever the spec says.
 
-It may not read the Secret with the database's URL: the kubelet mounts it, as an optional volume, so that a Secret which
-is missing is reported by the projector (and not by a pod that never starts), and recovery needs nobody when it appears.
+It may not read any Secret: the kubelet mounts them, as optional volumes, so that a Secret which is missing is reported
+by the projector (and not by a pod that never starts), and recovery needs nobody when it appears.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from outbox_operator.environment import DATABASE_URL_DIRECTORY, HTTP_PORT, environment
+from outbox_operator.environment import (
+    DATABASE_URL_DIRECTORY,
+    HTTP_PORT,
+    PULSAR_DIRECTORY,
+    environment,
+    pulsar_secrets,
+)
 from outbox_operator.keys import LABEL, Manifest, child_name
 
 TERMINATION_GRACE_SECONDS: Final = 30
@@ -30,7 +36,7 @@ def pod_spec(tenant: Manifest, *, image: str) -> Manifest:
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "topologySpreadConstraints": [_spread(tenant, rule) for rule in own["topologySpread"]],
         "containers": [_container(tenant, image=image)],
-        "volumes": [_database_volume(tenant)],
+        "volumes": list(_volumes(tenant).values()),
     }
 
 
@@ -43,16 +49,28 @@ def _spread(tenant: Manifest, rule: Manifest) -> Manifest:
     }
 
 
-def _database_volume(tenant: Manifest) -> Manifest:
+def _volumes(tenant: Manifest) -> dict[str, Manifest]:
+    """By the directories in which they are mounted."""
     secret = tenant["spec"]["database"]["urlSecretRef"]
-    return {
-        "name": "database",
-        "secret": {
-            "secretName": secret["name"],
-            "optional": True,
-            "items": [{"key": secret["key"], "path": secret["key"]}],
-        },
-    }
+    database = {"secretName": secret["name"], "optional": True, "items": [_item(secret["key"], secret["key"])]}
+    volumes: dict[str, Manifest] = {DATABASE_URL_DIRECTORY: {"name": "database", "secret": database}}
+    if sources := _pulsar_sources(tenant):
+        volumes[PULSAR_DIRECTORY] = {"name": "pulsar", "projected": {"sources": sources}}
+    return volumes
+
+
+def _pulsar_sources(tenant: Manifest) -> list[Manifest]:
+    keys: dict[str, set[str]] = {}
+    for secret, key in pulsar_secrets(tenant["spec"]).values():
+        keys.setdefault(secret, set()).add(key)
+    return [
+        {"secret": {"name": secret, "optional": True, "items": [_item(key, f"{secret}/{key}") for key in sorted(used)]}}
+        for secret, used in keys.items()
+    ]
+
+
+def _item(key: str, path: str) -> Manifest:
+    return {"key": key, "path": path}
 
 
 def _container(tenant: Manifest, *, image: str) -> Manifest:
@@ -66,7 +84,10 @@ def _container(tenant: Manifest, *, image: str) -> Manifest:
         "command": ["outbox-projector", "run"],
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
-        "volumeMounts": [{"name": "database", "mountPath": DATABASE_URL_DIRECTORY, "readOnly": True}],
+        "volumeMounts": [
+            {"name": volume["name"], "mountPath": directory, "readOnly": True}
+            for directory, volume in _volumes(tenant).items()
+        ],
         "resources": spec["resources"],
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -57,7 +57,7 @@ async def run(settings: Settings) -> None:
     health = Health(metrics, exactly_once=settings.guarantee == "ExactlyOnce")
     database = Database(_url_source(settings), name=f"outbox-projector {settings.tenant_id}")
     bus = PulsarMessageBus(
-        settings.pulsar_service_url,
+        settings.pulsar_connection(),
         topic=settings.pulsar_topic,
         timeout_seconds=settings.pulsar_timeout_seconds,
         compression=settings.pulsar_compression,
@@ -131,7 +131,7 @@ def _publisher_of(settings: Settings, table: Table, bus: MessageBus, health: Hea
     template = settings.pulsar_topic
     return lambda lane: WatchedPublisher(
         PulsarLanePublisher(
-            settings.pulsar_service_url,
+            settings.pulsar_connection(),
             # For ever the same: under another name the broker would not know what it has already.
             producer_name=f"outbox/{settings.tenant_id}/{quoted(table, bare=True)}/{lane}",
             lane=lane,

@@ -26,8 +26,8 @@ import pulsar
 
 from bento_outbox import BusUnavailable, Envelope, EventsRefused, Refusal
 from bento_outbox.message_form import Message, message_of
-from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault, unavailable
-from bento_outbox.pulsar_bus import Batching, Compression, check_service_url, close_aside, producer_options
+from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
+from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
 from outbox_projector.pulsar_flight import MOST_BYTES, Answers, Entry, check_size, entries_of
 
@@ -56,7 +56,7 @@ class PulsarLanePublisher:
 
     def __init__(
         self,
-        service_url: str,
+        connection: str | PulsarConnection,
         *,
         producer_name: str,
         lane: int = 0,
@@ -75,7 +75,7 @@ class PulsarLanePublisher:
         batching: of most flights; one that an earlier owner has cut otherwise takes another producer.
         message_of: the form of messages.
         """
-        self._service_url = check_service_url(service_url)
+        self._connection = PulsarConnection.of(connection)
         self._producer_name = producer_name
         self._lane = lane
         self._configured_topic = configured_topic
@@ -116,12 +116,7 @@ class PulsarLanePublisher:
 
     def _open(self, topic: str, by_key: bool) -> pulsar.Producer:
         if self._client is None:
-            self._client = pulsar.Client(
-                self._service_url,
-                operation_timeout_seconds=max(1, round(self._timeout)),
-                connection_timeout_ms=max(1000, round(self._timeout * 1000)),
-                logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
-            )
+            self._client = self._connection.client(self._timeout)
         client = self._client  # `close` may come while this thread waits
         partitions = client.get_topic_partitions(topic)
         if self._lane >= len(partitions):
@@ -147,7 +142,7 @@ class PulsarLanePublisher:
             return LeaseLost(f"another producer has taken over {topic}")
         if result in PERMANENT:
             return FlightRefused(Refusal(PERMANENT[result], permanent=True))
-        return self._fault(topic, unavailable(self._service_url, result, topic), result)
+        return self._fault(topic, self._connection.unavailable(result, topic), result)
 
     def _fault(self, topic: str, error: BusUnavailable, result: str = "") -> BusUnavailable | FlightRefused:
         if result not in _NEVER_A_REFUSAL and topic != self._configured_topic and is_topics_fault(error):

@@ -5,30 +5,18 @@ Validated once at the start; a wrong one ends the process with a sentence that n
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from bento_outbox import MisuseError
-from bento_outbox.cloudevents import check_source
-from bento_outbox.pulsar_bus import DEFAULT_TOPIC, Batching, Compression, check_service_url, check_topic_template
+from outbox_projector.pulsar_settings import PulsarSettings
 
 
-def _checked_by(check: Callable[[str], str]) -> AfterValidator:
-    def validate(value: str) -> str:
-        try:
-            return check(value)
-        except MisuseError as error:
-            raise ValueError(str(error)) from error
-
-    return AfterValidator(validate)
-
-
-class Settings(BaseSettings):
-    """Each field is read from OUTBOX_<ITS NAME>."""
+class Settings(PulsarSettings):
+    """Each field is read from OUTBOX_<ITS NAME>; those about Pulsar: `PulsarSettings`."""
 
     model_config = SettingsConfigDict(env_prefix="OUTBOX_", frozen=True, extra="ignore")
 
@@ -43,19 +31,6 @@ class Settings(BaseSettings):
     """name/key of the Secret behind the file; only for messages."""
     database_schema: str = Field("public", min_length=1)
     database_table: str = Field("outbox", min_length=1)
-
-    pulsar_service_url: Annotated[str, _checked_by(check_service_url)]
-    pulsar_topic: Annotated[str, _checked_by(check_topic_template)] = DEFAULT_TOPIC
-    """Template with {tenant} and {type}."""
-    pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
-    """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""
-
-    pulsar_compression: Compression = "None"
-    """Of batches. LZ4 takes little CPU; ZSTD makes them smaller."""
-    pulsar_batching: Batching = "Default"
-    """KeyBased: no batch holds two keys, which Key_Shared consumers need; more, smaller batches."""
-    pulsar_cloudevents_source: Annotated[str, _checked_by(check_source)] | None = None
-    """URI reference with {tenant}: messages are CloudEvents of this source; unset: they are none."""
 
     guarantee: Literal["AtLeastOnce", "ExactlyOnce"] = "AtLeastOnce"
     """ExactlyOnce: once each into the topic, in order per key. Needs deduplication in the namespace, and the topic to

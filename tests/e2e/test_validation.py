@@ -24,7 +24,7 @@ def tenant(name: str = "acme", /, **spec: Any) -> Manifest:
     return outbox_tenant(name, **{**copy.deepcopy(VALID), **spec})
 
 
-def pulsar(**fields: str) -> Manifest:
+def pulsar(**fields: Any) -> Manifest:
     return {"pulsar": {**VALID["pulsar"], **fields}}
 
 
@@ -54,6 +54,46 @@ def pulsar(**fields: str) -> Manifest:
             "backoff.initialMilliseconds must not be above backoff.maxSeconds",
             id="first wait above the longest",
         ),
+        pytest.param(
+            pulsar(authentication={}),
+            "spec.pulsar.authentication",
+            "pulsar.authentication must have exactly one of token, tls and oauth2",
+            id="no authentication in authentication",
+        ),
+        pytest.param(
+            pulsar(
+                serviceUrl="pulsar+ssl://broker:6651",
+                authentication={"token": {"secretRef": {"name": "a"}}, "tls": {"secretRef": {"name": "a"}}},
+            ),
+            "spec.pulsar.authentication",
+            "pulsar.authentication must have exactly one of token, tls and oauth2",
+            id="two ways of authentication",
+        ),
+        pytest.param(
+            pulsar(authentication={"token": {}}),
+            "spec.pulsar.authentication.token.secretRef",
+            "Required value",
+            id="a token without a Secret",
+        ),
+        pytest.param(
+            pulsar(authentication={"tls": {"secretRef": {"name": "a"}}}),
+            "spec.pulsar",
+            "pulsar.authentication.tls needs TLS; pulsar.serviceUrl must be a pulsar+ssl:// URL",
+            id="a client certificate without TLS",
+        ),
+        pytest.param(
+            pulsar(tls={}),
+            "spec.pulsar",
+            "pulsar.tls needs TLS; pulsar.serviceUrl must be a pulsar+ssl:// URL",
+            id="trust without TLS",
+        ),
+        pytest.param(
+            pulsar(cloudEvents={"source": "/shops/{type}"}),
+            "spec.pulsar.cloudEvents.source",
+            "cloudEvents.source must be a URI reference",
+            id="CloudEvents source with an unknown placeholder",
+        ),
+        pytest.param(pulsar(batching="ByKey"), "spec.pulsar.batching", "Unsupported value", id="an unknown batching"),
         pytest.param(
             pulsar(serviceUrl="http://broker:8080"),
             "spec.pulsar.serviceUrl",

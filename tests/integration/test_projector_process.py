@@ -337,6 +337,22 @@ async def test_a_broker_that_is_not_there_is_told_and_nobodys_retry(
     assert [(row.status, row.retry_cnt) for row in await rows.all()] == [("NEW", 0)]
 
 
+async def test_a_secret_for_the_broker_that_is_missing_is_told_and_used_as_soon_as_it_is_there(
+    variables: dict[str, str], rows: Rows, http: Http, tmp_path: Path
+) -> None:
+    file = tmp_path / "acme-pulsar" / "token"
+    file.parent.mkdir()
+    await rows.insert()
+    async with started("outbox-projector", "run", **variables, OUTBOX_PULSAR_TOKEN_FILE=str(file)):
+        told = await http.ready_saying("BrokerReachable=False SecretNotFound")
+        assert "it is the key 'token' of the Secret 'acme-pulsar': create it" in told
+
+        file.write_text("a token that this broker does not look at")
+
+        await eventually(_sent(rows, 1))
+        await http.ready_saying("BrokerReachable=True Connected")
+
+
 async def test_an_idle_projector_finds_the_broker_missing_too(variables: dict[str, str], http: Http) -> None:
     variables |= {"OUTBOX_PULSAR_SERVICE_URL": NOBODY_LISTENS}
     async with started("outbox-projector", "run", **variables) as projector:

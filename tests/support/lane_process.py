@@ -14,7 +14,7 @@ from typing import cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from bento_outbox.database_url import parse_database_url
-from bento_outbox.pulsar_bus import Batching
+from bento_outbox.pulsar_client import Batching
 from bento_outbox.table import outbox_table
 from outbox_projector.flights import Lease, LeaseLost
 from outbox_projector.lane import Lane

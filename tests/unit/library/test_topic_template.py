@@ -8,9 +8,9 @@ from bento_outbox import MisuseError
 from bento_outbox.pulsar_bus import (
     DEFAULT_TOPIC,
     PulsarMessageBus,
-    check_service_url,
     check_topic_template,
 )
+from bento_outbox.pulsar_client import check_service_url
 
 
 @pytest.mark.parametrize(

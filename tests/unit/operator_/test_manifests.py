@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from bento_outbox.pulsar_client import PulsarConnection
 from outbox_operator.keys import HASH_ANNOTATION, Key, controller_of
 from outbox_operator.manifests import children, selector, wanted_replicas
 from outbox_operator.pod import PASSED_ON
+from outbox_projector.settings import Settings
 from tests.unit.operator_.conftest import schema
 
 Manifest = dict[str, Any]
@@ -123,6 +125,97 @@ def test_the_secret_is_mounted_and_may_be_missing(tenant: Build) -> None:
         }
     ]
     assert environment(spec)["OUTBOX_DATABASE_URL_FILE"] == "/var/run/outbox/database/DATABASE_URL"
+
+
+def test_secrets_for_pulsar_are_mounted_each_key_under_the_name_of_its_secret(tenant: Build) -> None:
+    """One Secret may serve twice, as one of cert-manager does."""
+    spec = tenant(
+        pulsar={
+            "serviceUrl": "pulsar+ssl://broker:6651",
+            "authentication": {"tls": {"secretRef": {"name": "acme.client"}}},
+            "tls": {"trustedCertificates": {"secretRef": {"name": "acme.client"}}},
+        }
+    )
+
+    assert pod(spec)["volumes"][1:] == [
+        {
+            "name": "pulsar",
+            "projected": {
+                "sources": [
+                    {
+                        "secret": {
+                            "name": "acme.client",
+                            "optional": True,
+                            "items": [
+                                {"key": key, "path": f"acme.client/{key}"} for key in ("ca.crt", "tls.crt", "tls.key")
+                            ],
+                        }
+                    }
+                ]
+            },
+        }
+    ]
+    assert pod(spec)["containers"][0]["volumeMounts"][1:] == [
+        {"name": "pulsar", "mountPath": "/var/run/outbox/pulsar", "readOnly": True}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pulsar", "variables"),
+    [
+        ({}, {}),
+        (
+            {"authentication": {"token": {"secretRef": {"name": "acme-pulsar"}}}},
+            {"TOKEN_FILE": "/var/run/outbox/pulsar/acme-pulsar/token"},
+        ),
+        (
+            {
+                "authentication": {"tls": {"secretRef": {"name": "us"}}},
+                "tls": {
+                    "trustedCertificates": {"secretRef": {"name": "they", "key": "root.pem"}},
+                    "allowInsecure": True,
+                },
+            },
+            {
+                "CERTIFICATE_FILE": "/var/run/outbox/pulsar/us/tls.crt",
+                "PRIVATE_KEY_FILE": "/var/run/outbox/pulsar/us/tls.key",
+                "TRUSTED_CERTIFICATES_FILE": "/var/run/outbox/pulsar/they/root.pem",
+                "VALIDATE_HOSTNAME": "true",
+                "ALLOW_INSECURE": "true",
+            },
+        ),
+        (
+            {
+                "authentication": {
+                    "oauth2": {
+                        "issuerUrl": "https://issuer.example",
+                        "audience": "urn:broker",
+                        "secretRef": {"name": "acme-oauth", "key": "key.json"},
+                    }
+                },
+            },
+            {
+                "OAUTH2_CREDENTIALS_FILE": "/var/run/outbox/pulsar/acme-oauth/key.json",
+                "OAUTH2_ISSUER_URL": "https://issuer.example",
+                "OAUTH2_AUDIENCE": "urn:broker",
+            },
+        ),
+    ],
+)
+def test_credentials_for_pulsar_are_told_to_the_projector_as_files(
+    tenant: Build, pulsar: Manifest, variables: dict[str, str]
+) -> None:
+    """Each is a setting that the projector takes, and takes together with the others."""
+    secure = {"serviceUrl": "pulsar+ssl://broker:6651"}
+    found = environment(tenant(pulsar=secure | pulsar))
+
+    assert found == environment(tenant(pulsar=secure)) | {
+        f"OUTBOX_PULSAR_{name}": value for name, value in variables.items()
+    }
+    assert {volume["name"] for volume in pod(tenant(pulsar=pulsar))["volumes"]} <= {"database", "pulsar"}
+    values = {name.removeprefix("OUTBOX_").lower(): value for name, value in found.items()}
+    settings = Settings.model_validate(values)
+    assert isinstance(settings.pulsar_connection(), PulsarConnection)
 
 
 def test_what_looks_like_a_variable_is_not_expanded_by_the_kubelet(tenant: Build) -> None:

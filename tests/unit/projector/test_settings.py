@@ -9,6 +9,7 @@ import pytest
 
 from bento_outbox import MisuseError
 from bento_outbox.pulsar_bus import DEFAULT_TOPIC
+from bento_outbox.pulsar_client import Certificate, OAuth2, Token
 from outbox_projector.settings import Settings, load_settings
 
 SECRET = "s3cr3t-pa55word"
@@ -144,6 +145,80 @@ def test_a_wrong_variable_is_named_in_one_sentence(
         environment.delenv(f"OUTBOX_{variable}")
     else:
         environment.setenv(f"OUTBOX_{variable}", value)
+
+    with pytest.raises(MisuseError) as raised:
+        load_settings()
+
+    assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"TOKEN_FILE": "/secret/token"}, Token(Path("/secret/token"))),
+        (
+            {"CERTIFICATE_FILE": "/secret/tls.crt", "PRIVATE_KEY_FILE": "/secret/tls.key"},
+            Certificate(Path("/secret/tls.crt"), Path("/secret/tls.key")),
+        ),
+        (
+            {
+                "OAUTH2_CREDENTIALS_FILE": "/secret/key.json",
+                "OAUTH2_ISSUER_URL": "https://issuer",
+                "OAUTH2_AUDIENCE": "urn:broker",
+                "OAUTH2_SCOPE": "publish",
+            },
+            OAuth2(
+                credentials_file=Path("/secret/key.json"),
+                issuer_url="https://issuer",
+                audience="urn:broker",
+                scope="publish",
+            ),
+        ),
+    ],
+)
+def test_who_we_are_for_pulsar_is_one_of_three(
+    environment: pytest.MonkeyPatch, given: dict[str, str], expected: object
+) -> None:
+    environment.setenv("OUTBOX_PULSAR_SERVICE_URL", "pulsar+ssl://broker:6651")
+    environment.setenv("OUTBOX_PULSAR_TRUSTED_CERTIFICATES_FILE", "/secret/ca.crt")
+    for name, value in given.items():
+        environment.setenv(f"OUTBOX_PULSAR_{name}", value)
+
+    connection = load_settings().pulsar_connection()
+
+    assert connection.authentication == expected
+    assert connection.trusted_certificates_file == Path("/secret/ca.crt")
+    assert (connection.validate_hostname, connection.allow_insecure) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"TOKEN_FILE": "t", "CERTIFICATE_FILE": "c", "PRIVATE_KEY_FILE": "k"},
+            "set only one of OUTBOX_PULSAR_TOKEN_FILE, OUTBOX_PULSAR_CERTIFICATE_FILE and "
+            "OUTBOX_PULSAR_OAUTH2_CREDENTIALS_FILE",
+        ),
+        (
+            {"PRIVATE_KEY_FILE": "k"},
+            "set both or none of OUTBOX_PULSAR_CERTIFICATE_FILE and OUTBOX_PULSAR_PRIVATE_KEY_FILE",
+        ),
+        (
+            {"OAUTH2_CREDENTIALS_FILE": "c"},
+            "set both or none of OUTBOX_PULSAR_OAUTH2_CREDENTIALS_FILE and OUTBOX_PULSAR_OAUTH2_ISSUER_URL",
+        ),
+        (
+            {"TRUSTED_CERTIFICATES_FILE": "c"},
+            "certificates need TLS: 'pulsar://broker:6650' must be a pulsar+ssl:// URL",
+        ),
+    ],
+)
+def test_credentials_that_do_not_fit_together_are_refused(
+    environment: pytest.MonkeyPatch, given: dict[str, str], sentence: str
+) -> None:
+    for name, value in given.items():
+        environment.setenv(f"OUTBOX_PULSAR_{name}", value)
 
     with pytest.raises(MisuseError) as raised:
         load_settings()
