@@ -42,6 +42,7 @@ FROM_SPEC: Final[Mapping[str, str]] = {
     "BACKOFF_MAX_SECONDS": "delivery.backoff.maxSeconds",
     "POLL_MIN_MILLISECONDS": "polling.minMilliseconds",
     "POLL_MAX_MILLISECONDS": "polling.maxMilliseconds",
+    "POLL_QUIET_MILLISECONDS": "polling.quietMilliseconds",
     "RETENTION_SENT_SECONDS": "retention.sentSeconds",
     "RETENTION_ERR_SECONDS": "retention.errSeconds",
     "STATUS_INTERVAL_SECONDS": "reporting.intervalSeconds",

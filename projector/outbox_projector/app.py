@@ -67,7 +67,7 @@ async def run(settings: Settings) -> None:
     )
     projector = _projector(settings, table, database, bus, health)
     listener = Listener(
-        database, channel=channel_of(table, settings.tenant_id), ring=projector.wake, became=metrics.listening.set
+        database, channel=channel_of(table, settings.tenant_id), ring=projector.wake, became=health.listening
     )
     async with AsyncExitStack() as closing:
         closing.push_async_callback(database.close)
@@ -120,8 +120,10 @@ def _projector(settings: Settings, table: Table, database: Database, bus: Messag
         polling=Polling(
             fastest_seconds=settings.poll_min_milliseconds / 1000,
             slowest_seconds=settings.poll_max_milliseconds / 1000,
+            quiet_seconds=settings.poll_quiet_milliseconds / 1000,
         ),
         observer=health,
+        listening=lambda: health.is_listening,
     )
 
 

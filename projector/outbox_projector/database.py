@@ -7,9 +7,8 @@ rotated password): it is looked at again whenever a session is opened, so neithe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,6 +16,7 @@ import asyncpg
 from sqlalchemy import Dialect, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -25,6 +25,9 @@ from bento_outbox.database_url import parse_database_url
 
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 60
+MOST_CONNECTIONS = 6
+"""Of a process: its lanes take turns at them, with looks, measurements, requests and retention; a trial of the listener
+needs two."""
 
 UNNAMED_STATEMENTS = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
 """For asyncpg and for SQLAlchemy: each statement is prepared anew, without a name. Behind a pooler that shares
@@ -114,12 +117,17 @@ class Database:
         self._changed = call
 
     async def close_idle(self, *, but: object) -> None:
-        """Closes the connections that nobody uses just now, but for this one (as the driver knows it)."""
-        for driver, entry in list(self._open.items()):
-            if driver is not but and not entry.in_use:
-                entry.invalidate(soft=True)  # whoever takes it from the pool meanwhile gets a new one
-                with contextlib.suppress(OSError, TimeoutError, asyncpg.InterfaceError):
-                    await driver.close(timeout=CONNECT_TIMEOUT_SECONDS)
+        """Closes the connections that nobody uses just now, but for this one (of the driver), which is used next."""
+        idle = [driver for driver, entry in self._open.items() if not entry.in_use]
+        engine = self._engine
+        if engine is None or all(driver is but for driver in idle):
+            return
+        async with AsyncExitStack() as returning:
+            # The last in is the first out: those that have been closed lie below.
+            for connection in [await returning.enter_async_context(engine.connect()) for _ in idle]:
+                if (await connection.get_raw_connection()).driver_connection is not but:
+                    await connection.invalidate()
+                    await connection.close()
 
     def _current(self) -> AsyncEngine:
         url = self._source.read()
@@ -131,8 +139,9 @@ class Database:
                 address = parse_database_url(url)
             except MisuseError as error:
                 raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
-            # One for the loop, one for the measurements, two for the listener's trial, two for requests and retention.
-            self._engine = create_async_engine(address, pool_size=4, max_overflow=2, connect_args=self._connect_args)
+            self._engine = create_async_engine(
+                address, pool_size=MOST_CONNECTIONS, max_overflow=0, pool_use_lifo=True, connect_args=self._connect_args
+            )
             self._shares = False
             event.listen(self._engine.sync_engine, "do_connect", self._connect)
             event.listen(self._engine.sync_engine, "connect", self._opened)
@@ -183,10 +192,23 @@ async def _process_id(driver: asyncpg.Connection) -> int:
 
 
 @asynccontextmanager
+async def autocommitting(session_factory: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSession]:
+    """A session in which each statement is a transaction, without BEGIN and COMMIT around it."""
+    async with session_factory() as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        yield session
+
+
+@asynccontextmanager
 async def translated() -> AsyncIterator[None]:
     """Turns what the driver raises for an unusable database into DatabaseUnavailable; lets other errors through."""
     try:
         yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailable(
+            f"the database did not answer: all {MOST_CONNECTIONS} connections are waiting for it",
+            reason="DatabaseUnreachable",
+        ) from error
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         unavailable = explain(error)
         if unavailable is None:

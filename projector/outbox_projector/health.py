@@ -68,6 +68,7 @@ class Health:
         clears it."""
         self.sent_total = 0
         self.last_published: datetime | None = None
+        self.is_listening = False
         self._last_turn = now
 
     @property
@@ -147,6 +148,11 @@ class Health:
             self._metrics.perhaps_doubled.inc(perhaps_doubled)
         else:
             log.info("the broker has forgotten what it had of us", topic=topic)
+
+    def listening(self, works: bool) -> None:
+        """Whether commits wake this projector, from now on."""
+        self.is_listening = works
+        self._metrics.listening.set(works)
 
     def measured(self, backlog: Backlog) -> None:
         """Takes the counts of the table."""

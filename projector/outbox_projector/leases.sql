@@ -2,8 +2,8 @@
 
 -- name: beat
 -- We are here and want so many lanes; and what there is: the members, from the oldest to the youngest, whose wish counts;
--- lanes that others own; lanes whose owner let the lease run out; lanes with flights that have not landed. A member that
--- has not beaten for a while is not counted.
+-- lanes that others own; lanes whose owner let the lease run out; lanes with flights that have not landed;
+-- whether any event waits. A member that has not beaten for a while is not counted.
 WITH me AS (
     INSERT INTO outbox_member (tenant_id, name, wanted, beat_at)
     VALUES (:tenant_id, :name, :wanted, clock_timestamp())
@@ -28,7 +28,12 @@ SELECT coalesce((SELECT lanes FROM first_layout), (SELECT lanes FROM outbox_layo
              WHERE tenant_id = :tenant_id AND owner <> :name AND lease_until >= clock_timestamp()) AS taken,
        ARRAY(SELECT lane FROM outbox_lane
              WHERE tenant_id = :tenant_id AND owner <> :name AND lease_until < clock_timestamp()) AS expired,
-       ARRAY(SELECT DISTINCT lane FROM outbox_flight WHERE tenant_id = :tenant_id) AS flying
+       ARRAY(SELECT DISTINCT lane FROM outbox_flight WHERE tenant_id = :tenant_id) AS flying,
+       EXISTS (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW') AS waiting
+
+-- name: tell
+-- That we have come. In a transaction of its own, since NOTIFY takes a lock of the whole cluster at commit.
+SELECT pg_notify(:channel, '')
 
 -- name: leave
 -- Gone, and so are those of whom nothing was heard for an hour.

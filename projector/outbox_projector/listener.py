@@ -21,7 +21,6 @@ from uuid import uuid4
 import asyncpg
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from outbox_projector.database import Database, DatabaseUnavailable, translated
 from outbox_projector.policies import Retries
@@ -34,7 +33,7 @@ RECONNECT = Retries(initial_seconds=0.5, longest_seconds=10.0)
 """Pauses while the database cannot be used."""
 DEAF_SECONDS = 600.0
 """Until LISTEN is tried again where it did not work: somebody may have changed the pooler, which is rare."""
-TIDY_SECONDS = 60.0
+TIDY_SECONDS = 30.0
 """How often connections that a busy time has left are closed, but for the one that listens."""
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _TRIAL = "trial "
@@ -61,10 +60,10 @@ class Listener:
         self._hearing_seconds = hearing_seconds
         self._works: bool | None = None
         self._driver: Any = None  # the connection that listens, as asyncpg knows it
-        self._trial: asyncio.Future[None] | None = None
-        self._payload = ""
+        self._payload = ""  # of the trial, whose end is `answered`
+        self._answered = asyncio.Event()
         self._wanted = asyncio.Event()
-        database.on_change(self._wanted.set)
+        database.on_change(self._lose)
 
     @property
     def works(self) -> bool:
@@ -77,10 +76,10 @@ class Listener:
         while True:
             self._wanted.clear()
             try:
-                if self.works:
-                    await self._database.close_idle(but=self._driver)
-                else:
+                if not self.works:
                     self._become(await self._listen())
+                async with translated():
+                    await self._database.close_idle(but=self._driver)
                 failures, pause = 0, TIDY_SECONDS if self.works else DEAF_SECONDS
             except DatabaseUnavailable as outage:
                 # Whoever asks the database for events says so, and more often.
@@ -96,40 +95,41 @@ class Listener:
         async with self._database.connect() as other, self._database.connect() as idle:
             driver = (await idle.get_raw_connection()).driver_connection
             assert driver is not None
-            self._trial, self._payload = asyncio.get_running_loop().create_future(), f"{_TRIAL}{uuid4()}"
             driver.add_termination_listener(self._ended)
-            self._driver = driver
+            self._driver, self._payload = driver, f"{_TRIAL}{uuid4()}"
+            self._answered.clear()
             async with translated():
                 await driver.add_listener(self._channel, self._notified)
             await other.execute(_NOTIFY, {"channel": self._channel, "payload": self._payload})
-            heard, _ = await asyncio.wait([self._trial], timeout=self._hearing_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._hearing_seconds):
+                    await self._answered.wait()
+            heard = self._answered.is_set()
             if not heard:
-                self._driver = None
-                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DBAPIError):
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     await driver.remove_listener(self._channel, self._notified)
-                return False
-            self._trial.result()
-        if self._driver is None:
-            raise DatabaseUnavailable("the connection that listened has ended", reason="DatabaseUnreachable")
-        return True
+        if self._driver is not driver:
+            raise DatabaseUnavailable("the connection that was to listen has ended", reason="DatabaseUnreachable")
+        return heard
 
     def _notified(self, driver: object, _pid: int, _channel: str, payload: str) -> None:
         if not payload.startswith(_TRIAL):
             self._ring()
-        elif payload == self._payload and driver is self._driver and self._trial and not self._trial.done():
-            self._trial.set_result(None)
+        elif payload == self._payload and driver is self._driver:
+            self._answered.set()
 
     def _ended(self, driver: object) -> None:
-        if driver is not self._driver:
-            return
+        if driver is self._driver:
+            self._lose()
+
+    def _lose(self) -> None:
+        """The connection has ended, or belongs to a former database URL: the next one is tried at once."""
         self._driver = None
-        if self._trial and not self._trial.done():
-            self._trial.set_exception(ConnectionResetError("the connection that was to listen has ended"))
-            self._trial.exception()  # perhaps nobody waits for it any more
+        self._wanted.set()
+        self._answered.set()
         if self._works:
             self._works = None
             self._became(False)
-            self._wanted.set()
             self._ring()
 
     def _become(self, works: bool) -> None:

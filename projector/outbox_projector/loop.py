@@ -39,7 +39,8 @@ Rest = Callable[[asyncio.Event, float], Awaitable[None]]
 async def rest(wanted: asyncio.Event, seconds: float) -> None:
     """Until the event is set, or so long."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(wanted.wait(), timeout=seconds)
+        async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that comes with the event
+            await wanted.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,13 @@ class LaneProjector:
         batch_size: int,
         polling: Polling,
         observer: LaneObserver,
+        listening: Callable[[], bool] = lambda: False,
         rest: Rest = rest,
     ) -> None:
-        """publisher_of: the broker as the lane of this number sees it. batch_size: rows a flight, from 1."""
+        """publisher_of: the broker as the lane of this number sees it. batch_size: rows a flight, from 1.
+
+        listening: whether somebody calls `wake` when events, or other processes, come.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 row")
         self._leases = leases
@@ -78,22 +83,32 @@ class LaneProjector:
         self._batch_size = batch_size
         self._polling = polling
         self._observer = observer
+        self._listening = listening
         self._rest = rest
         self._owned: dict[int, _Owned] = {}
-        self._wanted = asyncio.Event()
+        self._wanted = asyncio.Event()  # a look, and not only when it is due
+        self._woken = asyncio.Event()  # since the last look
+        self._quiet = False
         self._stopping = False
 
     def stop(self) -> None:
         """Ends `run_forever` after the flights in the air. Idempotent; fit for a signal handler of the event loop."""
         self._stopping = True
-        self._wanted.set()
+        self._look_now()
         for owned in self._owned.values():
             owned.stop()
 
     def wake(self) -> None:
         """Something may have come: every lane asks the database now. Fit to be called at any rate."""
+        self._quiet = False
+        self._woken.set()
         for owned in self._owned.values():
             owned.wanted.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """No event waits, and no other process would see one first: nothing is asked until `wake`, or the next look."""
+        return self._quiet
 
     async def run_forever(self) -> None:
         """Runs until `stop`. Outages are waited out; any other error is a defect and is raised."""
@@ -108,6 +123,7 @@ class LaneProjector:
                     outages += 1
                     pause = OUTAGE.wait(outages)
                     self._tell(outage, pause)
+                    self._become_quiet(False)
                 await self._until_next(pause)
             await self._give_back_all()
         finally:
@@ -144,10 +160,12 @@ class LaneProjector:
 
     async def _share(self) -> float:
         """One look and what follows from it; seconds until the next."""
+        self._woken.clear()
         fleet = await self._look()
         if fleet is None:
             return CHANGING_SECONDS
         decision = decide(fleet, self._owned)
+        self._become_quiet(fleet.is_quiet and decision == Decision() and self._listening() and not self._woken.is_set())
         for number in decision.give_back:
             self._owned[number].stop()
         await self._land(decision.land)
@@ -187,6 +205,8 @@ class LaneProjector:
     def _lane(self, lease: Lease, wanted: asyncio.Event) -> Lane:
         async def nap(seconds: float) -> None:
             await self._rest(wanted, seconds)
+            if self._quiet:
+                await wanted.wait()
             wanted.clear()
 
         return Lane(
@@ -222,10 +242,21 @@ class LaneProjector:
     def _ended(self, task: asyncio.Task[bool]) -> None:
         # After a loss not at once: two that fence each other would do nothing else.
         if task.cancelled() or task.exception() or task.result():
-            self._wanted.set()
+            self._look_now()
+
+    def _look_now(self) -> None:
+        self._wanted.set()
+        self._woken.set()
+
+    def _become_quiet(self, quiet: bool) -> None:
+        if self._quiet and not quiet:
+            self.wake()
+        self._quiet = quiet
 
     async def _until_next(self, seconds: float) -> None:
         await self._rest(self._wanted, seconds)
+        if self._quiet:
+            await self._rest(self._woken, self._polling.quiet_seconds - seconds)
         if not self._stopping:
             self._wanted.clear()
         for number, owned in list(self._owned.items()):

@@ -37,10 +37,12 @@ class Polling:
 
     fastest_seconds  pause after a batch that was not full
     slowest_seconds  longest pause of an idle projector; bounds the latency of the first event after a silence
+    quiet_seconds    between two looks whether anything waits at all, while something else than the clock would tell
     """
 
     fastest_seconds: float = 0.02
     slowest_seconds: float = 1.0
+    quiet_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fastest_seconds <= self.slowest_seconds:

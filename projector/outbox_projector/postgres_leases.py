@@ -9,7 +9,8 @@ from sqlalchemy import Row, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox.statements import named_statements, statement
-from outbox_projector.database import translated
+from bento_outbox.waking import channel_of
+from outbox_projector.database import autocommitting, translated
 from outbox_projector.flights import Lease
 from outbox_projector.sharing import Fleet
 
@@ -32,12 +33,18 @@ class PostgresLeases:
         self._tenant = {"tenant_id": tenant_id}
         self._me = {**self._tenant, "name": name}
         self._lanes = lanes
+        self._channel = channel_of(table, tenant_id)
+        self._told = False
         self._sql = {key: statement(__package__, "leases.sql", key, table) for key in _statements()}
 
     async def beat(self) -> Fleet | None:
         values = {**self._me, "wanted": self._lanes, "member_seconds": MEMBER_SECONDS}
-        row = await self._one("beat", values)
-        assert row is not None
+        async with translated(), autocommitting(self._session_factory) as session:
+            row = (await session.execute(self._sql["beat"], values)).one()
+            if not self._told:
+                # Others may rest for long, since they know of nobody to share with.
+                await session.execute(self._sql["tell"], {"channel": self._channel})
+                self._told = True
         # Another member has made the layout at this very moment, and this statement cannot see it yet.
         return None if row.lanes is None else Fleet(**row._mapping)
 

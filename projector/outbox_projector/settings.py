@@ -52,6 +52,9 @@ class Settings(PulsarSettings):
     poll_min_milliseconds: int = Field(20, ge=1)
     poll_max_milliseconds: int = Field(1000, ge=1)
     """An idle projector asks this often: bounds the latency of the first event after a silence."""
+    poll_quiet_milliseconds: int = Field(20_000, ge=1, le=60_000)
+    """Instead, while no event waits, commits wake this projector, and the tenant has no other: bounds the latency of
+    the first event after a silence if its writer does not notify."""
 
     retention_sent_seconds: int = Field(604_800, ge=0)
     """SENT rows are deleted when they are older; 0: a row is deleted instead of being marked. A week: whoever looks on

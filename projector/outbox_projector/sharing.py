@@ -29,6 +29,7 @@ class Fleet:
     taken    lanes that others own
     expired  lanes of others who let the lease run out
     flying   lanes with flights that have not landed
+    waiting  whether there are events to deliver, now or later
     """
 
     lanes: int
@@ -38,6 +39,12 @@ class Fleet:
     taken: Collection[int] = ()
     expired: Collection[int] = ()
     flying: Collection[int] = ()
+    waiting: bool = True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing to deliver, and nobody to share it with."""
+        return not self.waiting and self.members == 1 and not self.taken
 
     @property
     def is_changing(self) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import asyncpg
 import pytest
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import make_outbox_table, outbox_table
+from bento_outbox.waking import channel_of
 from outbox_projector.flights import Lease, LeaseLost, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.postgres_leases import MEMBER_SECONDS, MOST_LANES, PostgresLeases
@@ -18,6 +20,7 @@ from outbox_projector.sharing import Fleet
 from tests.conftest import unique
 from tests.support.lanes import CLAIM, TOPIC, blocked, claimed
 from tests.support.rows import Rows
+from tests.support.statements import statements_of
 from tests.support.waiting import eventually
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -60,6 +63,40 @@ async def _execute(sessions: Sessions, statement: str, **values: object) -> None
 
 
 # beat
+
+
+async def test_whether_any_event_waits_is_seen_also_one_for_later(
+    member: Member, we: PostgresLeases, rows: Rows
+) -> None:
+    assert not (await _seen(we)).waiting
+
+    await rows.insert(sql={"available_at": "now() + interval '1 hour'"})
+    assert (await _seen(we)).waiting
+
+    await rows.change("status = 'ERR'")
+    assert not (await _seen(we)).waiting
+
+
+async def test_who_comes_says_so_once(member: Member, database_url: str, tenant: str) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    connection = await asyncpg.connect(database_url)
+    await connection.add_listener(channel_of(outbox_table, tenant), lambda *args: heard.put_nowait(args[3]))
+    newcomer = member("newcomer")
+
+    for _ in range(2):
+        await _seen(newcomer)
+    await connection.execute("SELECT pg_notify($1, 'end')", channel_of(outbox_table, tenant))
+
+    assert [await heard.get(), await heard.get()] == ["", "end"]
+    await connection.close()
+
+
+async def test_a_beat_is_one_statement(we: PostgresLeases, engine: AsyncEngine) -> None:
+    """An idle tenant costs little else."""
+    with statements_of(engine) as statements:
+        await _seen(we)
+
+    assert len(statements) == 1
 
 
 async def test_the_first_process_makes_the_layout_that_it_wants(member: Member) -> None:

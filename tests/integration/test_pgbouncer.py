@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from bento_outbox import InMemoryMessageBus
+from outbox_projector import OutboxProjector
 from outbox_projector.database import Database, DatabaseUnavailable, FixedUrl, translated
-from outbox_projector.loop import OutboxProjector
 from tests.support.pgbouncer import pgbouncer
 from tests.support.rows import Rows
 from tests.support.waiting import eventually

@@ -103,6 +103,7 @@ def test_the_environment_is_the_whole_configuration(tenant: Build) -> None:
         "OUTBOX_BACKOFF_MAX_SECONDS": "7",
         "OUTBOX_POLL_MIN_MILLISECONDS": "20",
         "OUTBOX_POLL_MAX_MILLISECONDS": "300",
+        "OUTBOX_POLL_QUIET_MILLISECONDS": "20000",
         "OUTBOX_RETENTION_SENT_SECONDS": "604800",
         "OUTBOX_STATUS_INTERVAL_SECONDS": "180",
         "OUTBOX_RESOURCE_NAME": "acme",

@@ -68,6 +68,7 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
         "BACKOFF_MAX_SECONDS": "30",
         "POLL_MIN_MILLISECONDS": "5",
         "POLL_MAX_MILLISECONDS": "500",
+        "POLL_QUIET_MILLISECONDS": "5000",
         "STATUS_INTERVAL_SECONDS": "10",
         "RESOURCE_NAME": "acme",
         "RESOURCE_NAMESPACE": "shop",

@@ -1,0 +1,86 @@
+"""The projector's connections to the real Postgres: how many are open, and what happens when the server ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def database(database_url: str, tenant: str) -> AsyncIterator[Database]:
+    database = Database(FixedUrl(database_url), name=tenant)
+    yield database
+    await database.close()
+
+
+async def _open(engine: AsyncEngine, name: str) -> list[int]:
+    """The process ids of the connections of this name."""
+    async with engine.connect() as connection:
+        statement = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
+        return list((await connection.execute(statement, {"name": name})).scalars())
+
+
+async def _used(database: Database) -> int:
+    """The process id of the connection that a session gets."""
+    async with database() as session:
+        found: int = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    return found
+
+
+async def _all_at_once(database: Database) -> None:
+    async with AsyncExitStack() as open_together:
+        for _ in range(MOST_CONNECTIONS):
+            session = await open_together.enter_async_context(database())
+            await session.execute(text("SELECT 1"))
+
+
+async def test_after_a_busy_time_one_connection_stays_and_is_used_for_all(
+    database: Database, engine: AsyncEngine, tenant: str
+) -> None:
+    async with database.connect() as connection:
+        staying = (await connection.get_raw_connection()).driver_connection
+        assert staying is not None
+        process_id = staying.get_server_pid()
+
+    for _ in range(2):
+        await _all_at_once(database)
+        assert len(await _open(engine, tenant)) == MOST_CONNECTIONS
+
+        await database.close_idle(but=staying)
+
+        assert [await _used(database) for _ in range(3)] == [process_id] * 3
+        assert await _open(engine, tenant) == [process_id]
+
+
+async def test_a_connection_in_use_is_not_closed(database: Database) -> None:
+    async with database() as session:
+        await session.execute(text("SELECT 1"))
+        await database.close_idle(but=None)
+        await session.execute(text("SELECT 1"))
+
+
+async def test_connections_that_the_server_has_ended_are_replaced_unnoticed(
+    database: Database, engine: AsyncEngine, tenant: str
+) -> None:
+    await _all_at_once(database)
+    ended = await _open(engine, tenant)
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:ids AS int[])) AS pid"), {"ids": ended}
+        )
+
+    async def all_are_gone() -> bool:
+        return not await _open(engine, tenant)
+
+    await eventually(all_are_gone)
+    await asyncio.sleep(0)  # what the server said is read from the socket
+
+    assert await _used(database) not in ended
