@@ -180,6 +180,8 @@ class Database:
     def _retire(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
+            # One that is in use now is closed when it is given back.
+            event.listen(engine.sync_engine.pool, "checkin", lambda _, entry: entry.close())
             task = asyncio.create_task(engine.dispose(), name="close the connections of a former database URL")
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)

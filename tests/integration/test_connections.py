@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl
+from tests.support.urls import Url
 from tests.support.waiting import eventually
 
 
@@ -50,6 +51,9 @@ async def test_after_a_busy_time_one_connection_stays_and_is_used_for_all(
         assert staying is not None
         process_id = staying.get_server_pid()
 
+    async def only_that_one_is_open() -> bool:
+        return await _open(engine, tenant) == [process_id]
+
     for _ in range(2):
         await _all_at_once(database)
         assert len(await _open(engine, tenant)) == MOST_CONNECTIONS
@@ -57,7 +61,7 @@ async def test_after_a_busy_time_one_connection_stays_and_is_used_for_all(
         await database.close_idle(but=staying)
 
         assert [await _used(database) for _ in range(3)] == [process_id] * 3
-        assert await _open(engine, tenant) == [process_id]
+        await eventually(only_that_one_is_open)
 
 
 async def test_a_connection_in_use_is_not_closed(database: Database) -> None:
@@ -65,6 +69,24 @@ async def test_a_connection_in_use_is_not_closed(database: Database) -> None:
         await session.execute(text("SELECT 1"))
         await database.close_idle(but=None)
         await session.execute(text("SELECT 1"))
+
+
+async def test_with_another_url_the_connections_of_the_former_are_closed_those_in_use_after_it(
+    engine: AsyncEngine, database_url: str, tenant: str
+) -> None:
+    source = Url(database_url)
+    database = Database(source, name=tenant)
+    async with database() as session:
+        await session.execute(text("SELECT 1"))
+        source.url = f"{database_url}?sslmode=prefer"
+        process_id = await _used(database)
+        await session.execute(text("SELECT 1"))
+
+    async def only_the_new_one_is_open() -> bool:
+        return await _open(engine, tenant) == [process_id]
+
+    await eventually(only_the_new_one_is_open)
+    await database.close()
 
 
 async def test_connections_that_the_server_has_ended_are_replaced_unnoticed(

@@ -18,18 +18,9 @@ from outbox_projector.database import Database
 from outbox_projector.listener import Listener
 from tests.conftest import unique
 from tests.support.pgbouncer import pgbouncer
+from tests.support.urls import Url
 
 NOTHING_IS_HEARD_SECONDS = 1.0
-
-
-class Url:
-    """A source whose URL changes, as a mounted Secret does."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def read(self) -> str:
-        return self.url
 
 
 class Heard:
