@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bento_outbox import Envelope, Refusal
 from bento_outbox.statements import statement
 from bento_outbox.table import ERR
+from outbox_projector.database import autocommitting
 from outbox_projector.policies import Retries
 
 COUNT_LIMIT = 100_000
@@ -74,8 +75,7 @@ class Store:
     async def measure(self, session_factory: Callable[[], AsyncSession]) -> Backlog:
         """Counts what waits and what failed. One statement when nothing waits, else a short transaction besides."""
         values = {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT}
-        async with session_factory() as session:
-            await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        async with autocommitting(session_factory) as session:
             row = (await session.execute(self._measuring["look"], values)).one()
         pending = 0
         if row.oldest_seq is not None:
