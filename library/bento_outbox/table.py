@@ -152,9 +152,9 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
     Table(
         f"{name}_flight",
         metadata,
+        Column("tenant_id", Text, primary_key=True),
+        Column("lane", Integer, primary_key=True, autoincrement=False),
         Column("number", BigInteger, Identity(always=True), primary_key=True),
-        Column("tenant_id", Text, nullable=False),
-        Column("lane", Integer, nullable=False),
         Column("topic", Text, nullable=False),
         Column("first_sequence", BigInteger, nullable=False),
         Column("ids", ARRAY(Uuid), nullable=False),

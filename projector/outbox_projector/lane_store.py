@@ -6,6 +6,7 @@ can come before it ends; when the lane was taken over, nothing of it happens.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -19,6 +20,7 @@ from bento_outbox import Envelope, Refusal
 from bento_outbox.statements import statement
 from outbox_projector.database import translated
 from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned
+from outbox_projector.low_water import BOTTOM, LowWater
 from outbox_projector.policies import Retries
 from outbox_projector.store import Store, read_row
 
@@ -43,6 +45,7 @@ class PostgresLaneStore:
         ordered: bool = True,
         hold_aggregates: bool = False,
         lease_seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """topic_of: where an event goes. by_key: how flights are cut.
 
@@ -59,7 +62,8 @@ class PostgresLaneStore:
         self._topic_of = topic_of
         self._by_key = by_key
         self._rows = Store(table, tenant_id, keep_sent=keep_sent)
-        names = ("hold", "open_flights", "candidates", "take_off", "land")
+        self._low_water = LowWater(clock)
+        names = ("hold", "open_flights", "lowest", "candidates", "take_off", "land")
         self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
@@ -103,9 +107,23 @@ class PostgresLaneStore:
         await self._rows.mark_sent(session, [event_id for event_id in turn.settled.ids if event_id not in turn.refused])
         return await self._rows.mark_refused(session, turn.refused, turn.settled.retry_counts, self._retries)
 
+    async def _look_for_low_water(self, session: AsyncSession) -> int:
+        """The sequence number at which a claim begins to read."""
+        if self._holding["hold_aggregates"]:
+            # A row that is requeued must come before the later ones of its key, wherever it is.
+            return BOTTOM
+        if self._low_water.is_due():
+            began = self._low_water.clock()
+            lowest = (await session.execute(self._sql["lowest"], self._tenant)).scalar()
+            self._low_water.looked(lowest, took=self._low_water.clock() - began)
+        return self._low_water.mark
+
     async def _claim(self, session: AsyncSession, lease: Lease, turn: Turn) -> Turned:
         values = {**self._lane(lease), **self._holding, "lanes": lease.lanes, "limit": turn.limit}
-        rows = (await session.execute(self._sql["candidates"], values)).all()
+        low_water = await self._look_for_low_water(session)
+        rows = (await session.execute(self._sql["candidates"], {**values, "low_water": low_water})).all()
+        if rows:
+            self._low_water.claimed()
         free = _not_behind_locked(rows) if self._ordered else [row for row in rows if row.is_locked]
         events, unreadable, counts = _read(free)
         if self._holding["hold_aggregates"]:

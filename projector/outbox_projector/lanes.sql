@@ -1,13 +1,13 @@
 -- The statements of a lane's owner. `outbox` and the tables whose names begin with it stand for the configured ones.
 
 -- name: hold
--- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over. Without
--- bitmaps the claim reads the index in order, and so little more than its batch; with them it would read and sort the
--- whole backlog for each batch, whenever the statistics were taken while there was none.
+-- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over. From here
+-- on an index is read in its order, and so little more of it than a batch. By a bitmap or a scan of the table the claim
+-- would read and sort the whole backlog for each batch, whenever its plan was made while there was none.
 UPDATE outbox_lane
 SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
 WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
-RETURNING epoch, set_config('enable_bitmapscan', 'off', true)
+RETURNING epoch, set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)
 
 -- name: open_flights
 -- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
@@ -20,6 +20,10 @@ FROM (SELECT number, topic, first_sequence, ids, by_key
      unnest(flight.ids) WITH ORDINALITY AS member (id, place),
      LATERAL (SELECT * FROM outbox WHERE outbox.id = member.id) AS outbox
 ORDER BY flight.number, member.place
+
+-- name: lowest
+-- The first row of all that waits, be it in a flight or held for later.
+SELECT min(seq) FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW'
 
 -- name: candidates
 -- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits
@@ -34,7 +38,7 @@ WITH waiting AS MATERIALIZED (
     SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
            ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at, seq
     FROM outbox
-    WHERE tenant_id = :tenant_id AND status = 'NEW' AND available_at <= statement_timestamp()
+    WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :low_water AND available_at <= statement_timestamp()
           -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.
           AND (CAST(:lanes AS int) = 1
                OR coalesce((hashtext(coalesce(ordering_key, aggregate_id)) & 2147483647) % CAST(:lanes AS int)

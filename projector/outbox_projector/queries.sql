@@ -39,9 +39,10 @@ LEFT JOIN LATERAL (SELECT seq, created_at FROM outbox
                    WHERE tenant_id = :tenant_id AND status = 'NEW' ORDER BY seq LIMIT 1) AS oldest ON true
 
 -- name: in_order
--- For the rest of the transaction an index is read in its order, and so no further than the limit; by a bitmap a backlog of
--- millions would be read as a whole, whenever the statistics were taken while there was none.
-SELECT set_config('enable_bitmapscan', 'off', true)
+-- For the rest of the transaction an index is read in its order, and so no further than the limit. By a bitmap or a scan
+-- of the table a backlog of millions would be read as a whole, whenever the plan was made while there was none.
+SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
+       set_config('jit', 'off', true)
 
 -- name: count_pending
 -- What waits, counted from the oldest on and to a limit, from the index alone where the table was vacuumed.

@@ -2,10 +2,10 @@
 
 -- name: turn
 -- Whether it is ours to delete this tenant's rows: no other pod is at it just now. The lock ends with the transaction, as
--- pgbouncer demands. Without bitmaps a batch reads the index in order, and so no more of it than the batch; with them it
--- would read all that is old, each time, whenever the statistics know too little.
+-- pgbouncer demands. From here on an index is read in its order, and so no more of it than the batch. By a bitmap or a
+-- scan of the table all that is old would be read, each time, whenever the plan was made while there was little.
 SELECT pg_try_advisory_xact_lock(hashtextextended('bento_outbox retention ' || CAST(:tenant_id AS text), 0)) AS ours,
-       set_config('enable_bitmapscan', 'off', true)
+       set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)
 
 -- name: delete_sent
 -- The batch that was sent longest ago; of rows without a time, written by older versions, their creation counts. The

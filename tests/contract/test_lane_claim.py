@@ -19,6 +19,7 @@ from bento_outbox.table import outbox_table
 from outbox_projector import Retries
 from outbox_projector.flights import Lease, Turn, Turned
 from outbox_projector.lane_store import FLIGHT_BYTES, PostgresLaneStore
+from outbox_projector.low_water import BOTTOM, LOOK_SECONDS
 from tests.conftest import unique
 from tests.support.envelopes import envelope
 from tests.support.lanes import CLAIM, TOPIC, acquired, claimed, topic_of
@@ -282,6 +283,88 @@ async def test_the_core_table_and_the_statements_mean_the_same_columns(
     assert [event.payload for event in (await claimed(store, lease)).events] == [b'{"n": 1}']
 
 
+# where it begins
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def looking(new_store: NewStore, clock: Clock) -> PostgresLaneStore:
+    """A store that looks for the low-water mark whenever its clock has gone on by a second."""
+    return new_store(clock=clock)
+
+
+async def _carried(store: PostgresLaneStore, lease: Lease, flights: int, clock: Clock) -> list[UUID]:
+    """Claims and settles so many flights of one row, a second each; returns the rows."""
+    ids = []
+    for _ in range(flights):
+        clock.now += LOOK_SECONDS
+        flight = await claimed(store, lease, replace(CLAIM, limit=1))
+        ids += flight.ids
+        await store.turn(lease, Turn(settled=flight))
+    return ids
+
+
+async def test_it_begins_above_what_is_settled_and_finds_what_commits_late(
+    looking: PostgresLaneStore, lease: Lease, clock: Clock, sessions: Sessions, tenant: str, rows: Rows
+) -> None:
+    late = envelope(tenant_id=tenant)
+    async with sessions.begin() as session:
+        await write(session, late)
+        inserted = await rows.insert_many(6)
+        assert await _carried(looking, lease, 5, clock) == inserted[:5]
+        begins = looking._low_water.mark
+
+    assert begins == (await rows.all())[4].seq  # behind by two looks
+    assert await _carried(looking, lease, 2, clock) == [late.id, inserted[5]]
+
+
+async def test_a_row_that_is_requeued_below_the_mark_is_found(
+    looking: PostgresLaneStore, lease: Lease, clock: Clock, rows: Rows
+) -> None:
+    failed = await rows.insert(status="ERR")
+    inserted = await rows.insert_many(6)
+    assert await _carried(looking, lease, 5, clock) == inserted[:5]
+    await rows.change("status = CASE status WHEN 'ERR' THEN 'NEW' ELSE status END")
+
+    assert await _carried(looking, lease, 2, clock) == [failed, inserted[5]]
+
+
+async def test_a_row_that_waits_keeps_the_mark_below_it(
+    looking: PostgresLaneStore, lease: Lease, clock: Clock, rows: Rows
+) -> None:
+    held = await rows.insert(sql={"available_at": "now() + interval '1 hour'"})
+    await rows.insert_many(6)
+    await _carried(looking, lease, 5, clock)
+
+    [first] = [row.seq for row in await rows.all() if row.id == held]
+    assert looking._low_water.mark == first
+
+
+async def test_where_failed_rows_hold_back_later_ones_it_begins_at_the_bottom(
+    new_store: NewStore, lease: Lease, clock: Clock, rows: Rows
+) -> None:
+    """One of them may be requeued, and has to come before what it held back."""
+    store = new_store(clock=clock, hold_aggregates=True)
+    await rows.insert_many(6)
+    await _carried(store, lease, 5, clock)
+
+    assert store._low_water.mark == BOTTOM
+
+
 # cost
 
 
@@ -295,7 +378,7 @@ async def test_the_claim_of_a_deep_backlog_reads_the_index_in_order(
     async with engine.connect() as connection:
         await connection.execute(text("ANALYZE outbox"))
         store = new_store(**options)
-        values = {"tenant_id": tenant, "lane": 0, "lanes": lanes, "limit": 10, **store._holding}
+        values = {"tenant_id": tenant, "lane": 0, "lanes": lanes, "limit": 10, "low_water": 0, **store._holding}
         plan = f"EXPLAIN (FORMAT JSON) {store._sql['candidates'].text}"
         [explained] = (await connection.execute(text(plan), values)).scalar_one()
 

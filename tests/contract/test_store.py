@@ -172,7 +172,7 @@ async def test_while_nothing_waits_a_measurement_is_one_statement_outside_a_tran
 
 
 async def test_counting_reads_the_index_in_order_whatever_the_statistics_say(empty_engine: AsyncEngine) -> None:
-    """The planner expects 50 rows, and by itself would take a bitmap, which reads all there are beyond any limit. That
+    """By itself the planner, which expects 50 rows, takes a bitmap, which reads all there are, beyond any limit. That
     the rows are held for later makes no difference.
     """
     await apply_schema(empty_engine)

@@ -39,13 +39,14 @@ CREATE TABLE IF NOT EXISTS outbox_stream (
 -- A batch that is being published: the ids of its rows, in order, and whether each key is a batch of its own. Gone when
 -- they are settled.
 CREATE TABLE IF NOT EXISTS outbox_flight (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id text NOT NULL,
     lane int NOT NULL,
+    number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     topic text NOT NULL,
     first_sequence bigint NOT NULL,
     ids uuid[] NOT NULL,
-    by_key boolean NOT NULL DEFAULT false
+    by_key boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (tenant_id, lane, number)
 );
 
 -- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that
