@@ -45,6 +45,6 @@ class Envelope:
     def created_in_utc(self) -> datetime | None:
         """`created_at` in UTC. The driver gives `infinity`, which a table may hold, as a moment without a zone."""
         moment = self.created_at
-        if moment is None:
-            return None
+        if moment is None or moment.tzinfo is UTC:
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -20,7 +20,10 @@ _REASONS = {
     ),
 }
 OUTAGES = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+NOT_ENCODABLE = "NotEncodable"
+"""Not an answer, but what keeps us from asking: text without UTF-8, such as half a surrogate pair."""
 PERMANENT = {
+    NOT_ENCODABLE: "the message cannot be encoded in UTF-8",
     "MessageTooBig": "the message is larger than the broker's limit",
     "InvalidTopicName": "the topic name is not valid",
     "InvalidMessage": "the broker calls the message invalid",

@@ -27,7 +27,7 @@ from bento_outbox.cloudevents import check_source
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refusal
 from bento_outbox.message_form import message_of
-from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
+from bento_outbox.pulsar_answers import NOT_ENCODABLE, OUTAGES, PERMANENT, is_topics_fault
 from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
@@ -192,6 +192,9 @@ class PulsarMessageBus:
         def send_all() -> None:
             for event, answer in zip(events, answers, strict=True):
                 message = self._message_of(event)
+                if not message.is_encodable:
+                    loop.call_soon_threadsafe(_settle, answer, NOT_ENCODABLE)
+                    continue
                 producer.send_async(
                     message.payload,
                     partial(_hop, loop, answer),

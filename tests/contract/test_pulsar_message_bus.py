@@ -144,6 +144,17 @@ async def test_a_topic_that_a_row_chose_wrongly_is_that_rows_fault(
     assert [message.event_id for message in await topics.exactly(1, topic)] == [str(good.id)]
 
 
+async def test_a_text_that_cannot_be_encoded_is_that_events_fault(new_bus: NewBus, topic: str, topics: Topics) -> None:
+    good, bad = envelope(), envelope(headers={"note": "\ud800"})
+
+    with pytest.raises(EventsRefused) as raised:
+        await new_bus(topic).publish([bad, good])
+
+    assert raised.value.refused.keys() == {bad.id}
+    assert raised.value.refused[bad.id].permanent
+    assert [message.event_id for message in await topics.exactly(1, topic)] == [str(good.id)]
+
+
 async def test_a_type_that_makes_no_topic_name_is_that_rows_fault(
     new_bus: NewBus, own_namespace: str, topics: Topics
 ) -> None:

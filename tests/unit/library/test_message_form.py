@@ -109,5 +109,9 @@ def test_its_size_is_that_of_its_bytes() -> None:
 
 
 def test_a_text_that_has_no_bytes_is_found_by_its_size() -> None:
+    message = message_of(envelope(headers={"note": "\ud800"}))
+
     with pytest.raises(UnicodeEncodeError):
-        _ = message_of(envelope(headers={"note": "\ud800"})).size
+        _ = message.size
+    assert not message.is_encodable
+    assert message_of(envelope()).is_encodable
