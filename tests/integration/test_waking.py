@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -238,6 +240,20 @@ def test_a_waker_works_on_each_event_loop_in_turn(database_url: str, tenant: str
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
         loop.close()
+
+
+async def test_other_writers_notify_as_the_page_on_the_table_says(database_url: str, engine: AsyncEngine) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "table-contract.md").read_text()
+    (statement,) = re.findall(r"^SELECT pg_notify.*;$", page, re.MULTILINE)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    connection = await asyncpg.connect(database_url)
+    await connection.add_listener(channel_of(outbox_table, "acme"), lambda *args: heard.put_nowait(args[3]))
+
+    async with engine.begin() as writer:
+        await writer.exec_driver_sql(statement)
+
+    assert await heard.get() == ""
+    await connection.close()
 
 
 def test_channels_differ_by_table_and_tenant_and_fit_into_postgres_names() -> None:
