@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -90,9 +90,13 @@ class RequestStore:
             return await self._advance(await session.connection(), request, noted)
 
     async def _advance(self, connection: AsyncConnection, request: Request, noted: Any) -> Progress:
+        wanted = filter_of(self._tenant_id, json.loads(noted.filter))
+        if request.action == "discard":
+            # Nobody can have meant an event that failed later.
+            wanted = replace(wanted, failed_until=min(wanted.failed_until or noted.begun_at, noted.begun_at))
         found = await self._failed.find(
             connection,
-            filter_of(self._tenant_id, json.loads(noted.filter)),
+            wanted,
             after=noted.after_seq,
             through=noted.through_seq,
             limit=self._batch_size,

@@ -11,7 +11,7 @@ ON CONFLICT (tenant_id, action, request_id) DO NOTHING
 
 -- name: hold
 -- How far it is, held until the transaction ends. No row: another pod is at it.
-SELECT filter::text AS filter, through_seq, after_seq, events, completed_at
+SELECT filter::text AS filter, begun_at, through_seq, after_seq, events, completed_at
 FROM outbox_request
 WHERE tenant_id = :tenant_id AND action = :action AND request_id = :request_id
 FOR UPDATE SKIP LOCKED

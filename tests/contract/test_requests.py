@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus
+from bento_outbox.failed_events import Action
 from bento_outbox.message_form import message_of
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
@@ -330,6 +331,24 @@ async def test_it_ends_although_its_events_fail_again_and_others_fail(store: Req
             await rows.insert(**FAILED)
 
     assert counts == [(3, False), (6, False), (6, True)]
+
+
+@pytest.mark.parametrize(("action", "events"), [("requeue", 2), ("discard", 1)])
+async def test_an_event_that_fails_meanwhile_is_not_discarded(
+    store: RequestStore, rows: Rows, action: Action, events: int
+) -> None:
+    await rows.insert()
+    await rows.insert(**FAILED)
+    request = Request(action=action, id="one", filter={"failedBefore": "9999-01-01T00:00:00Z"})
+    await store.begin(request)
+    await rows.change(
+        "status = 'ERR', available_at = CASE status WHEN 'NEW' THEN clock_timestamp() ELSE available_at END"
+    )
+
+    progress = await store.batch(request)
+
+    assert progress is not None
+    assert progress.events == events
 
 
 async def test_the_filter_that_was_noted_holds(store: RequestStore, rows: Rows) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from tests.e2e.conftest import ApplyTenant
-from tests.e2e.kubectl import Kubectl, Refused
+from tests.e2e.kubectl import Kubectl, Refused, run
 from tests.e2e.tenants import TENANT_LABEL, Tenant, outbox_tenant
 from tests.support.rows import Rows
 from tests.support.waiting import eventually
@@ -128,6 +129,22 @@ def test_another_filter_needs_another_request_id(kubectl: Kubectl, action: str) 
     with pytest.raises(Refused, match=f"{action}.requestId runs once, so another filter needs another requestId"):
         kubectl.patch("obt", "acme", {"spec": {action: {"filter": {"type": "b"}}}})
     kubectl.patch("obt", "acme", {"spec": {action: {"requestId": "2", "filter": {"type": "b"}}}})
+
+
+def test_the_lines_of_the_runbook_do_what_they_say(kubectl: Kubectl) -> None:
+    """The requests of a tenant that is paused, so that they are seen as they were asked."""
+    kubectl.apply(_paused())
+    page = Path("docs/runbook.md").read_text().partition("## By kubectl")[2]
+    asked = []
+    for line in (line for line in page.splitlines() if line.startswith("kubectl patch")):
+        run("bash", "-c", f"{line} --namespace {kubectl.namespace}")
+        asked.append(kubectl.get("obt", "acme")["spec"])
+
+    every, cleared, some, _, discarded = asked
+    assert every["requeue"].keys() == {"requestId"}
+    assert "requeue" not in cleared
+    assert some["requeue"] == {"requestId": "schema-fixed", "filter": {"errorContains": "schema"}}
+    assert discarded["discard"] == {"requestId": "no-1", "filter": {"aggregateId": "order-7"}}
 
 
 def _paused(**spec: Any) -> dict[str, Any]:
