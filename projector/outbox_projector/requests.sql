@@ -10,8 +10,10 @@ VALUES (:tenant_id, :action, :request_id, CAST(:filter AS jsonb),
 ON CONFLICT (tenant_id, action, request_id) DO NOTHING
 
 -- name: hold
--- How far it is, held until the transaction ends. No row: another pod is at it.
-SELECT filter::text AS filter, begun_at, through_seq, after_seq, events, completed_at
+-- How far it is, held until the transaction ends. No row: another pod is at it. From here on an index is read in its order,
+-- and so no more of it than the batch, even with a plan that was made while nothing had failed.
+SELECT filter::text AS filter, begun_at, through_seq, after_seq, events, completed_at,
+       set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)
 FROM outbox_request
 WHERE tenant_id = :tenant_id AND action = :action AND request_id = :request_id
 FOR UPDATE SKIP LOCKED
