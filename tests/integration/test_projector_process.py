@@ -306,7 +306,7 @@ async def test_a_role_that_may_only_read_is_told(variables: dict[str, str], http
 
 
 async def test_a_database_that_does_not_answer_does_not_hold_up_the_stop(
-    variables: dict[str, str], engine: AsyncEngine, empty_database_url: str, empty_engine: AsyncEngine
+    variables: dict[str, str], empty_database_url: str, empty_engine: AsyncEngine
 ) -> None:
     """Someone has locked the whole table."""
     await apply_schema(empty_engine)
@@ -314,13 +314,17 @@ async def test_a_database_that_does_not_answer_does_not_hold_up_the_stop(
     async with empty_engine.connect() as locking:
         await locking.execute(text("LOCK TABLE outbox"))
         async with started("outbox-projector", "run", **variables) as projector:
-            await eventually(lambda: _somebody_waits(engine))
+            await eventually(lambda: _somebody_waits(empty_engine))
             await _stopped(projector)
 
 
 async def _somebody_waits(engine: AsyncEngine) -> bool:
     async with engine.connect() as connection:
-        return bool((await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one())
+        waiting = text(
+            "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+            "WHERE NOT granted AND datname = current_database()"
+        )
+        return bool((await connection.execute(waiting)).scalar_one())
 
 
 async def test_a_broker_that_is_not_there_is_told_and_nobodys_retry(
