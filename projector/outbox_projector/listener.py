@@ -33,7 +33,7 @@ RECONNECT = Retries(initial_seconds=0.5, longest_seconds=10.0)
 """Pauses while the database cannot be used."""
 DEAF_SECONDS = 600.0
 """Until LISTEN is tried again where it did not work: somebody may have changed the pooler, which is rare."""
-TIDY_SECONDS = 30.0
+TIDY_SECONDS = 15.0
 """How often connections that a busy time has left are closed, but for the one that listens."""
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 _TRIAL = "trial "
