@@ -201,7 +201,7 @@ def producer_options(compression: Compression, batching: Batching) -> dict[str, 
     }
 
 
-def close_aside(client: pulsar.Client) -> None:
+def close_aside(client: pulsar.Client) -> threading.Thread:
     """Closes a client that nobody uses any more, on a thread of its own, since it may take long.
 
     Never `Client.shutdown`: it holds the interpreter's lock while it waits for threads of the client that need the lock
@@ -212,4 +212,6 @@ def close_aside(client: pulsar.Client) -> None:
         with contextlib.suppress(pulsar.PulsarException):
             client.close()
 
-    threading.Thread(target=close, name="close a Pulsar client", daemon=True).start()
+    thread = threading.Thread(target=close, name="close a Pulsar client", daemon=True)
+    thread.start()
+    return thread

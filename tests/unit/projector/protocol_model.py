@@ -130,6 +130,7 @@ class Database:
     members: dict[str, Member] = field(default_factory=dict)
     ordered: bool = True
     hold_aggregates: bool = False
+    by_key: bool = False
 
     def beat(self, name: str, wanted: int) -> Fleet:
         me = self.members.setdefault(name, Member(len(self.members), wanted))
@@ -230,6 +231,7 @@ class Database:
             first_sequence=first,
             events=[row.event for row in chosen],
             retry_counts={row.event.id: row.retries for row in chosen},
+            by_key=self.by_key,
         )
         self.next_sequence[lease.lane, topic] = flight.last_sequence + 1
         self.flights[lease.lane].append(flight)
@@ -279,7 +281,7 @@ class Broker:
     def store(self, place: tuple[str, int], flight: Flight) -> None:
         self.stored[place].extend(flight.ids)
         self.log.extend(flight.ids)
-        self.highest[place] = flight.last_sequence
+        self.highest[place] = flight.first_sequence
 
 
 class World:
@@ -385,8 +387,22 @@ class ModelProducer:
         self._publish = publish
 
     async def publish(self, flight: Flight) -> bool:
-        stored: bool = await self._step(lambda: self._publish(flight))
-        return stored
+        """Entry by entry, between any two of which it may all end."""
+        stored = [await self._step(partial(self._publish, entry)) for entry in entries(flight)]
+        return all(stored)
+
+
+def entries(flight: Flight) -> list[Flight]:
+    """What the broker stores at once: all of it, or the rows of one key, under the id of the first of them."""
+    if not flight.by_key:
+        return [flight]
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, event in enumerate(flight.events):
+        places[event.aggregate_id].append(place)
+    return [
+        replace(flight, first_sequence=flight.first_sequence + of_key[0], events=[flight.events[n] for n in of_key])
+        for of_key in places.values()
+    ]
 
 
 @dataclass
