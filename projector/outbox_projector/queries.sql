@@ -31,7 +31,7 @@ RETURNING outbox.status
 -- The oldest row that waits, and how many failed: all that an idle tenant's reports cost. Each part reads its own stretch
 -- of one index, the first of them a single entry; to be run outside a transaction, so that it is one round trip.
 SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE tenant_id = :tenant_id AND status = 'ERR'
-                              ORDER BY seq LIMIT :count_limit) AS e) AS errors,
+                              LIMIT :count_limit) AS e) AS errors,
        oldest.seq AS oldest_seq,
        greatest(0, extract(epoch FROM clock_timestamp() - oldest.created_at)) AS oldest_seconds
 FROM (SELECT) AS one
