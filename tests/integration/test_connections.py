@@ -92,17 +92,20 @@ async def test_with_another_url_the_connections_of_the_former_are_closed_those_i
 async def test_connections_that_the_server_has_ended_are_replaced_unnoticed(
     database: Database, engine: AsyncEngine, tenant: str
 ) -> None:
-    await _all_at_once(database)
+    async with AsyncExitStack() as open_together:
+        drivers = [
+            (await (await open_together.enter_async_context(database.connect())).get_raw_connection()).driver_connection
+            for _ in range(MOST_CONNECTIONS)
+        ]
     ended = await _open(engine, tenant)
+    end = text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:ids AS int[])) AS pid")
     async with engine.begin() as connection:
-        await connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:ids AS int[])) AS pid"), {"ids": ended}
-        )
+        await connection.execute(end, {"ids": ended})
 
-    async def all_are_gone() -> bool:
-        return not await _open(engine, tenant)
+    async def all_have_noticed() -> bool:
+        return all(driver is not None and driver.is_closed() for driver in drivers)
 
-    await eventually(all_are_gone)
-    await asyncio.sleep(0)  # what the server said is read from the socket
+    await eventually(all_have_noticed)
+    await asyncio.sleep(0)  # those who are told of it run now
 
     assert await _used(database) not in ended
