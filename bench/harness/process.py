@@ -7,13 +7,26 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from bench.harness.errors import BenchError
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Measured(Protocol):
+    """What is timed while it works."""
+
+    def check(self) -> None:
+        """Raises BenchError if it has ended."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """User and system, of all threads, since the start."""
+        ...
 
 
 class Process:
@@ -63,3 +76,19 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several processes that share one piece of work."""
+
+    processes: Sequence[Process]
+
+    def check(self) -> None:
+        """Raises BenchError if one has ended."""
+        for process in self.processes:
+            process.check()
+
+    def cpu_seconds(self) -> float:
+        """Of all."""
+        return sum(process.cpu_seconds() for process in self.processes)

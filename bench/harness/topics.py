@@ -13,7 +13,7 @@ import httpx
 import pulsar
 
 from bench.harness.errors import BenchError
-from bench.harness.process import Process
+from bench.harness.process import Measured
 
 LOOK_SECONDS = 0.1
 """Between two looks at the broker's counters, each of which costs it some milliseconds of CPU."""
@@ -60,7 +60,7 @@ class Topic:
             0 if answer.status_code == httpx.codes.NOT_FOUND else int(answer.raise_for_status().json()["msgInCounter"])
         )
 
-    def drained_by(self, process: Process, messages: int, *, after: int = 0) -> Drain:
+    def drained_by(self, process: Measured, messages: int, *, after: int = 0) -> Drain:
         """Waits until the broker has counted so many, not counting the first `after`. Raises BenchError when the
         process ends, or gets no further."""
         first: tuple[int, float, float] | None = None
