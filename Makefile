@@ -36,8 +36,8 @@ demo: setup  ## two tenants, an outage, a poisoned event, on real parts
 	@$(SANDBOX) up
 	@$(SANDBOX) exec -- $(BIN)/python -m examples.demo
 
-bench: setup  ## all benchmarks, or one: make bench NAME=write_side
-	@$(BIN)/python -m bench $(NAME)
+bench: setup  ## all benchmarks, or one: make bench NAME=write_side; WRITE=1 puts the results into docs/benchmarks.md
+	@$(BIN)/python -m bench $(if $(WRITE),--write) $(NAME)
 
 chaos: setup  ## projectors killed all the time, a broker that restarts: make chaos EVENTS=100000 SECONDS=600 SEED=1
 	@$(SANDBOX) exec --parts postgres,pulsar -- $(BIN)/python -m tests.faults.chaos

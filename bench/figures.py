@@ -20,10 +20,15 @@ class Figure:
     def median(self) -> float:
         return statistics.median(self.samples)
 
+    @property
+    def spread(self) -> str:
+        """Lowest and highest, if there are several."""
+        low, high = min(self.samples), max(self.samples)
+        return f"{shown(low)} … {shown(high)}, {len(self.samples)} times" if len(self.samples) > 1 else ""
+
     def line(self) -> str:
         """For people: median, range and goal."""
-        low, high = min(self.samples), max(self.samples)
-        spread = f"   ({shown(low)} … {shown(high)}, {len(self.samples)} times)" if len(self.samples) > 1 else ""
+        spread = f"   ({self.spread})" if self.spread else ""
         goal = f"   goal {self.goal}" if self.goal else ""
         return f"{self.name:28} {shown(self.median):>12} {self.unit:10}{goal}{spread}"
 
@@ -47,6 +52,13 @@ class Figures:
     def lines(self) -> Iterator[str]:
         """For people."""
         return (figure.line() for figure in self.figures)
+
+    def table(self) -> Iterator[str]:
+        """For a page: lines of Markdown."""
+        yield "| figure | median | unit | goal | range |"
+        yield "|---|---:|---|---|---|"
+        for figure in self.figures:
+            yield f"| {figure.name} | {shown(figure.median)} | {figure.unit} | {figure.goal} | {figure.spread} |"
 
 
 def shown(value: float) -> str:
