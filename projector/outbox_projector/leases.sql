@@ -59,6 +59,7 @@ RETURNING epoch, (SELECT lanes FROM layout) AS lanes
 UPDATE outbox_lane
 SET owner = NULL, lease_until = NULL
 WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
+RETURNING epoch
 
 -- name: close_layout
 -- Nobody acquires a lane before this transaction ends.

@@ -225,8 +225,15 @@ class LaneProjector:
             await carried
         except LeaseLost as lost:
             log.warning("lane lost", lane=lease.lane, epoch=lease.epoch, cause=str(lost))
-            # A former owner who does not know yet may have fenced us; then the lane is still ours in the database.
-            await self._release(lease)
+            if await self._release(lease):
+                # Still ours in the database, so it was no owner of the lane; or a former one who does not know yet.
+                self._observer.broker_failed(
+                    BusUnavailable(
+                        f"{lost}: the topic, or the lane's partition of it, must have no other producer, "
+                        "such as a direct publish or another OutboxTenant",
+                        reason="BrokerRefused",
+                    )
+                )
             return False
         except (DatabaseUnavailable, BusUnavailable):
             await self._release(lease)
@@ -234,10 +241,11 @@ class LaneProjector:
         await self._release(lease)
         return True
 
-    async def _release(self, lease: Lease) -> None:
-        # Nothing is lost without it: the lease runs out.
+    async def _release(self, lease: Lease) -> bool:
+        """Whether it was ours. Nothing is lost where it fails: the lease runs out."""
         with contextlib.suppress(DatabaseUnavailable):
-            await self._leases.release(lease)
+            return await self._leases.release(lease)
+        return False
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         # After a loss not at once: two that fence each other would do nothing else.

@@ -52,9 +52,8 @@ class PostgresLeases:
         row = await self._one("acquire", {**self._me, "lane": lane, "lease_seconds": seconds})
         return None if row is None else Lease(lane=lane, lanes=row.lanes, epoch=row.epoch)
 
-    async def release(self, lease: Lease) -> None:
-        async with translated(), self._session_factory() as session, session.begin():
-            await session.execute(self._sql["release"], {**self._tenant, "lane": lease.lane, "epoch": lease.epoch})
+    async def release(self, lease: Lease) -> bool:
+        return await self._one("release", {**self._tenant, "lane": lease.lane, "epoch": lease.epoch}) is not None
 
     async def change(self, lanes: int) -> bool:
         async with translated(), self._session_factory() as session, session.begin():

@@ -95,8 +95,8 @@ class Leases(Protocol):
         """The lane for so long, if nobody else holds it."""
         ...
 
-    async def release(self, lease: Lease) -> None:
-        """Gives it back, if it is still ours."""
+    async def release(self, lease: Lease) -> bool:
+        """Gives it back, if it is still ours; whether it was."""
         ...
 
     async def change(self, lanes: int) -> bool:

@@ -44,7 +44,7 @@ from tests.support.pulsar_topics import Namespaces
 
 TENANT = "chaos"
 AGGREGATES = 500
-WORKERS = 3
+WORKERS = 5
 WRITERS = 3
 MOST_OF_AN_AGGREGATE = 10
 BROKER_RESTARTS = 2

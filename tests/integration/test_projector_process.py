@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+import pulsar
 import pytest
 from aiohttp.test_utils import unused_port
 from sqlalchemy import text
@@ -433,3 +434,27 @@ async def test_a_port_that_is_taken_ends_it_with_one_sentence(variables: dict[st
     assert finished.code == 1
     assert finished.errors.startswith(f"Error: port {variables['OUTBOX_HTTP_PORT']} cannot be used")
     assert finished.errors.count("\n") == 1
+
+
+async def test_another_producer_of_the_topic_is_told_and_outlived(
+    variables: dict[str, str], rows: Rows, http: Http, pulsar_url: str, topic: str, topics: Topics
+) -> None:
+    """As a direct publish to it would be, or another OutboxTenant with the same topic."""
+    variables |= {"OUTBOX_GUARANTEE": "ExactlyOnce"}
+    await rows.insert()
+    async with started("outbox-projector", "run", **variables) as projector:
+        await eventually(_sent(rows, 1))
+        client = pulsar.Client(pulsar_url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+        try:
+            await asyncio.to_thread(
+                client.create_producer, topic, access_mode=pulsar.ProducerAccessMode.ExclusiveWithFencing
+            )
+            await rows.insert()
+            await http.ready_saying("must have no other producer")
+        finally:
+            await asyncio.to_thread(client.close)
+        await eventually(_sent(rows, 2))
+        await http.ready_saying("BrokerReachable=True Connected")
+        await _stopped(projector)
+
+    assert len(await topics.exactly(2, topic)) == 2

@@ -160,9 +160,11 @@ class Database:
         owner.name, owner.epoch, owner.expired = name, owner.epoch + 1, False
         return Lease(lane=lane, lanes=self.lanes, epoch=owner.epoch)
 
-    def release(self, lease: Lease) -> None:
-        if lease.epoch == self.owners[lease.lane].epoch:
-            self.owners[lease.lane].name = None
+    def release(self, lease: Lease) -> bool:
+        if lease.epoch != self.owners[lease.lane].epoch:
+            return False
+        self.owners[lease.lane].name = None
+        return True
 
     def change(self, lanes: int) -> bool:
         if self.flying:
@@ -331,8 +333,9 @@ class ModelLeases:
         lease: Lease | None = await self._step(lambda: self._database.acquire(self._name, lane))
         return lease
 
-    async def release(self, lease: Lease) -> None:
-        await self._step(lambda: self._database.release(lease))
+    async def release(self, lease: Lease) -> bool:
+        was_ours: bool = await self._step(lambda: self._database.release(lease))
+        return was_ours
 
     async def change(self, lanes: int) -> bool:
         changed: bool = await self._step(lambda: self._database.change(lanes))
