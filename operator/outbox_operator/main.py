@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -125,7 +126,15 @@ class Operator:
         await self._resync.done_once.wait()
         await self._election.leading.wait()
         self._take_over_rollouts()
-        await self._queue.run()
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._tell_when_caught_up())
+            await self._queue.run()
+            telling.cancel()
+
+    async def _tell_when_caught_up(self) -> None:
+        began = time.monotonic()
+        await self._queue.caught_up()
+        logger.info("caught up", tenants=len(self._cache.tenants()), seconds=round(time.monotonic() - began, 1))
 
     def _take_over_rollouts(self) -> None:
         """Those that were begun before us count, too. (A tenant's own image is its own business.)"""

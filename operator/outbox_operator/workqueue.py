@@ -107,6 +107,10 @@ class WorkQueue(Generic[K]):
             for number in range(self._workers):
                 group.create_task(self._work(), name=f"worker {number}")
 
+    async def caught_up(self) -> None:
+        """Until every key that was added so far was looked at."""
+        await self._order.join()
+
     def stop(self) -> None:
         """Begins nothing new from now on."""
         self._stopping = True
@@ -126,6 +130,7 @@ class WorkQueue(Generic[K]):
                 seconds = await self._look(key)
             finally:
                 self._running.remove(key)
+                self._order.task_done()
             if key in self._again:
                 self._again.remove(key)
                 self.add(key)

@@ -7,6 +7,7 @@ import pytest
 from tests.e2e.conftest import ApplyTenant
 from tests.e2e.kubectl import Kubectl, Refused
 from tests.e2e.tenants import TENANT_LABEL, Tenant
+from tests.support.waiting import eventually
 
 CHILDREN = ("deployments", "serviceaccounts", "roles", "rolebindings")
 
@@ -129,3 +130,49 @@ def test_the_operator_has_no_rights_that_it_does_not_use(kubectl: Kubectl, opera
         ("bind", "roles"),
     ):
         assert not can(kubectl, account, *denied), denied
+
+
+def progressing(tenant: Tenant) -> str:
+    return str(tenant.condition("Progressing")["reason"])
+
+
+async def test_a_projector_image_that_does_not_start_stops_at_so_many_tenants(
+    apply_tenant: ApplyTenant, operator: Kubectl
+) -> None:
+    tenants = [apply_tenant(), apply_tenant()]
+    for tenant in tenants:
+        tenant.is_ready()
+    deployment = operator.get("deployment", "outbox-operator")
+    variables = {e["name"]: e.get("value") for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    def configure(image: str | None, rollouts: str | None) -> None:
+        operator(
+            *("set", "env", "deployment/outbox-operator"),
+            *(f"OUTBOX_OPERATOR_PROJECTOR_IMAGE={image}", f"OUTBOX_OPERATOR_MAX_CONCURRENT_ROLLOUTS={rollouts}"),
+        )
+        operator("rollout", "status", "deployment/outbox-operator", "--timeout=90s")
+
+    async def held_back() -> bool:
+        return sorted(progressing(tenant) for tenant in tenants) == ["RollingOut", "RolloutQueued"]
+
+    configure("localhost/nothing:1", "1")
+    try:
+        await eventually(held_back, within=60)
+        assert [tenant.condition("Ready")["status"] for tenant in tenants] == ["True", "True"]
+    finally:
+        configure(variables["OUTBOX_OPERATOR_PROJECTOR_IMAGE"], variables["OUTBOX_OPERATOR_MAX_CONCURRENT_ROLLOUTS"])
+    for tenant in tenants:
+        tenant.shows('{.status.conditions[?(@.type=="Progressing")].reason}', "Stable")
+        assert tenant.restarts() == 0
+
+
+async def test_what_changes_is_told_as_an_event(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    tenant = apply_tenant()
+    tenant.is_ready()
+
+    async def told() -> bool:
+        events = [e for e in kubectl.items("events") if e["involvedObject"]["name"] == tenant.name]
+        return [(e["type"], e["reason"]) for e in events] == [("Normal", "Delivering")]
+
+    await eventually(told, within=10)
+    assert "The projector reaches database and broker" in kubectl("describe", "obt", tenant.name)

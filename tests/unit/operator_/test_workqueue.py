@@ -265,3 +265,13 @@ async def _play(steps: list[tuple[str, str | int]], workers: int) -> None:
         assert owed <= set(bench.looks.begun[before:])
         assert not bench.looks.open
         assert bench.clock.pending == 0
+
+
+async def test_caught_up_is_when_all_that_was_added_was_looked_at() -> None:
+    async with running(workers=1) as bench:
+        await bench.add("a", "b")
+        caught_up = asyncio.create_task(bench.queue.caught_up())
+        await bench.looks.finish("a")
+        assert not caught_up.done()
+        await bench.looks.finish("b", 60.0)
+        assert caught_up.done()

@@ -1,0 +1,49 @@
+"""What each account may do, as the API server tells it, against this list. Who needs another right writes it here."""
+
+from __future__ import annotations
+
+import re
+
+from tests.e2e.conftest import OPERATOR_NAMESPACE, ApplyTenant
+from tests.e2e.kubectl import Kubectl
+
+Right = tuple[str, str, str]
+"""Resource, names (empty: all of them), verbs."""
+
+OPERATOR: set[Right] = {
+    ("outboxtenants.outbox.bento.dev", "", "get list watch"),
+    ("outboxtenants.outbox.bento.dev/status", "", "get patch"),
+    ("serviceaccounts", "", "create get list patch watch"),
+    ("roles.rbac.authorization.k8s.io", "", "create get list patch watch"),
+    ("rolebindings.rbac.authorization.k8s.io", "", "create get list patch watch"),
+    ("deployments.apps", "", "create get list patch watch"),
+    ("poddisruptionbudgets.policy", "", "create get list patch watch"),
+    ("events", "", "create patch"),
+}
+LEASE: set[Right] = {("leases.coordination.k8s.io", "outbox-operator", "create get patch")}
+
+
+def rights(kubectl: Kubectl, account: str, *, namespace: str) -> set[Right]:
+    """What a service account may do in a namespace, beyond what every account may."""
+    return listed(kubectl, account, namespace) - listed(kubectl, "default:nobody", namespace)
+
+
+def listed(kubectl: Kubectl, account: str, namespace: str) -> set[Right]:
+    text = kubectl("auth", "can-i", "--list", "--no-headers", f"--as=system:serviceaccount:{account}", "-n", namespace)
+    lines = (re.fullmatch(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]\s*", line) for line in text.splitlines())
+    return {(m[1] or m[2], m[3], " ".join(sorted(m[4].split()))) for m in lines if m}
+
+
+def test_the_operator(kubectl: Kubectl) -> None:
+    account = f"{OPERATOR_NAMESPACE}:outbox-operator"
+    assert rights(kubectl, account, namespace=kubectl.namespace) == OPERATOR
+    assert rights(kubectl, account, namespace=OPERATOR_NAMESPACE) == OPERATOR | LEASE
+
+
+def test_a_projector(kubectl: Kubectl, apply_tenant: ApplyTenant) -> None:
+    tenant = apply_tenant(state="Paused")
+    tenant.is_not_ready("Paused")
+    account = f"{kubectl.namespace}:{tenant.name}-projector"
+    own: set[Right] = {("outboxtenants.outbox.bento.dev/status", tenant.name, "get patch")}
+    assert rights(kubectl, account, namespace=kubectl.namespace) == own
+    assert rights(kubectl, account, namespace="default") == set()
