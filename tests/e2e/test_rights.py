@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.e2e.conftest import OPERATOR_NAMESPACE, ApplyTenant
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, run
 
 Right = tuple[str, str, str]
 """Resource, names (empty: all of them), verbs."""
@@ -20,7 +22,10 @@ OPERATOR: set[Right] = {
     ("poddisruptionbudgets.policy", "", "create get list patch watch"),
     ("events", "", "create patch"),
 }
-LEASE: set[Right] = {("leases.coordination.k8s.io", "outbox-operator", "create get patch")}
+
+
+def lease(name: str) -> Right:
+    return "leases.coordination.k8s.io", name, "create get patch"
 
 
 def rights(kubectl: Kubectl, account: str, *, namespace: str) -> set[Right]:
@@ -37,7 +42,7 @@ def listed(kubectl: Kubectl, account: str, namespace: str) -> set[Right]:
 def test_the_operator(kubectl: Kubectl) -> None:
     account = f"{OPERATOR_NAMESPACE}:outbox-operator"
     assert rights(kubectl, account, namespace=kubectl.namespace) == OPERATOR
-    assert rights(kubectl, account, namespace=OPERATOR_NAMESPACE) == OPERATOR | LEASE
+    assert rights(kubectl, account, namespace=OPERATOR_NAMESPACE) == OPERATOR | {lease("outbox-operator")}
 
 
 def test_a_projector(kubectl: Kubectl, apply_tenant: ApplyTenant) -> None:
@@ -47,3 +52,17 @@ def test_a_projector(kubectl: Kubectl, apply_tenant: ApplyTenant) -> None:
     own: set[Right] = {("outboxtenants.outbox.bento.dev/status", tenant.name, "get patch")}
     assert rights(kubectl, account, namespace=kubectl.namespace) == own
     assert rights(kubectl, account, namespace="default") == set()
+
+
+@pytest.mark.parametrize("served", ["own", "listed"])
+def test_an_operator_for_some_namespaces_has_no_rights_in_others(kubectl: Kubectl, served: str) -> None:
+    values = "watchOwnNamespace=true" if served == "own" else f"watchNamespaces={{{kubectl.namespace}}}"
+    release = ("own", "--namespace", kubectl.namespace)
+    run("helm", "install", *release, "charts/outbox-operator", "--set", f"{values},replicas=0,crd.install=false")
+    try:
+        account = f"{kubectl.namespace}:own-operator"
+        assert rights(kubectl, account, namespace=kubectl.namespace) == OPERATOR | {lease("own-operator")}
+        assert rights(kubectl, account, namespace="default") == set()
+        assert "ClusterRole" not in run("helm", "get", "manifest", *release)
+    finally:
+        run("helm", "uninstall", *release)
