@@ -95,6 +95,6 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.worker_limit = None
     # A task per object that had news, kept for a while; after a restart that is every object.
     chosen.queueing.idle_timeout = 0.5
-    # Kubernetes kills the pod 30 s after SIGTERM; we are done long before.
-    chosen.process.ultimate_exiting_timeout = 25
+    # It would kill the process so long after the watches have ended, whoever else goes on in it; a pod is killed anyway.
+    chosen.process.ultimate_exiting_timeout = None
     return chosen
