@@ -95,6 +95,6 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.worker_limit = None
     # A task per object that had news, kept for a while; after a restart that is every object.
     chosen.queueing.idle_timeout = 0.5
-    # It would kill the process so long after the watches have ended, whoever else goes on in it; a pod is killed anyway.
+    # It would kill the process so long after the watches' end, whoever else goes on in it; Kubernetes kills the pod.
     chosen.process.ultimate_exiting_timeout = None
     return chosen

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 import msgspec
 import structlog
@@ -29,6 +30,9 @@ from outbox_operator.rollouts import Rollouts, needs_a_place
 from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
+
+AGAIN_SECONDS: Final = 1.0
+"""After a look that wrote something, until the next one. See `_remember`."""
 
 
 class Reconciler:
@@ -52,11 +56,13 @@ class Reconciler:
         self._events = events
         self._projector_image = projector_image
         self._now = now
+        self._wrote: set[Key] = set()
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Returns after how many seconds another look is needed even if nothing happens, or None."""
+        self._wrote.discard(key)
         tenant = self._cache.get(OUTBOX_TENANT, key.namespace, key.name)
         if tenant is None or "deletionTimestamp" in tenant["metadata"]:
             self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
@@ -78,7 +84,7 @@ class Reconciler:
         seconds = await self._apply_status(key, seen)
         if failure is not None:
             raise failure
-        return seconds
+        return AGAIN_SECONDS if key in self._wrote else seconds
 
     def _must_wait(self, key: Key, tenant: Manifest, deployment: Manifest) -> bool:
         """Whether the pods keep running as they are for now, since those of many other tenants are being replaced."""
@@ -98,7 +104,7 @@ class Reconciler:
             return
         logger.info("applying", key=str(key), kind=kind.kind, because=why)
         applied = await self._apply(key, kind, manifest, ours=live is not None)
-        self._remember(kind, applied)
+        self._remember(key, kind, applied)
         self._accepted.pop((key, kind), None)
         if still := difference(manifest, applied):
             logger.warning("accepting a difference that stays", key=str(key), kind=kind.kind, difference=still)
@@ -119,7 +125,13 @@ class Reconciler:
                 ) from conflict
             return await self._cluster.apply(kind, manifest, force=True)
 
-    def _remember(self, kind: Kind, applied: Manifest) -> None:
+    def _remember(self, key: Key, kind: Kind, applied: Manifest) -> None:
+        """Takes in the answer to a write of our own.
+
+        It may contain what somebody else wrote a moment before, which this look has not considered, and whose event
+        will be no news any more. So a look that wrote is followed by another.
+        """
+        self._wrote.add(key)
         if self._cache.put(kind, applied):
             self._watches.expect(kind, applied)
 
@@ -134,7 +146,7 @@ class Reconciler:
                 applied = await self._cluster.apply_status(conditions.status_manifest(tenant, outcome.status))
             except errors.NotFound:
                 return None  # Deleted meanwhile; its event is on the way.
-            self._remember(OUTBOX_TENANT, applied)
+            self._remember(key, OUTBOX_TENANT, applied)
             for what in news(conditions.by_type(tenant.get("status", {})), conditions.by_type(outcome.status)):
                 await self._events.record(tenant, what)
         return (outcome.look_again - seen.now).total_seconds() if outcome.look_again else None

@@ -23,7 +23,7 @@ from outbox_operator.keys import (
     Key,
     Kind,
 )
-from outbox_operator.reconciler import Reconciler
+from outbox_operator.reconciler import AGAIN_SECONDS, Reconciler
 from outbox_operator.rollouts import Rollouts
 from outbox_operator.testing import InMemoryCluster, ManualClock
 from outbox_operator.watching import WatchMonitor
@@ -334,7 +334,7 @@ async def test_what_a_webhook_insists_on_is_accepted(world: World, monkeypatch: 
 
 async def test_a_tenant_that_vanishes_during_a_look_is_no_failure(world: World) -> None:
     world.cluster.refusals[OUTBOX_TENANT] = NotFound("gone")
-    assert await world.reconciler.reconcile(KEY) is None
+    await world.reconciler.reconcile(KEY)
 
 
 def test_the_order_of_watched_kinds_begins_with_the_tenant() -> None:
@@ -442,3 +442,19 @@ async def test_an_event_that_is_refused_holds_nothing_up(world: World) -> None:
     world.edit(OUTBOX_TENANT, spec={"state": "Paused"})
     await world.look()
     assert world.ready() == "Paused"
+
+
+async def test_what_others_wrote_beneath_our_own_write_is_seen_by_another_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_status = world.cluster.apply_status
+
+    async def just_after_an_edit(manifest: Manifest) -> Manifest:
+        world.cluster.listeners.clear()  # The watch is slower than the answer, which makes its event no news.
+        world.edit(OUTBOX_TENANT, spec={"delivery": {"batchSize": 7}})
+        return await apply_status(manifest)
+
+    monkeypatch.setattr(world.cluster, "apply_status", just_after_an_edit)
+    assert await world.reconciler.reconcile(KEY) == AGAIN_SECONDS
+    monkeypatch.undo()
+    assert f"Deployment {CHILD}" in await world.look()
