@@ -2,7 +2,7 @@
 # Recipes print what they do: a hang must show where.
 
 PYTHON ?= python3
-export EVENTS SECONDS SEED GUARANTEE
+export EVENTS SECONDS SEED GUARANTEE TENANTS
 VENV := .venv
 BIN := $(VENV)/bin
 SANDBOX := $(BIN)/python -m sandbox

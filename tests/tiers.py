@@ -23,6 +23,8 @@ class Tier:
     name: str
     commands: tuple[tuple[str, ...], ...]
     parts: tuple[str, ...] = ()
+    enters_by_itself: bool = False
+    """The commands go into the sandbox on their own, after they have built what they need where there is a network."""
 
 
 TIERS = (
@@ -40,6 +42,8 @@ TIERS = (
     Tier("contract", (("pytest", "tests/contract"),), ("postgres", "pulsar")),
     Tier("integration", (("pytest", "tests/integration"),), ("postgres", "pulsar")),
     Tier("e2e", (("pytest", "tests/e2e"),), ("postgres", "pulsar", "kubernetes", "images")),
+    # With small numbers, so that it does not rot; the benchmarks without a cluster run among the integration tests.
+    Tier("bench", (("python", "-m", "bench", "--smoke", "operator"),), ("kubernetes",), enters_by_itself=True),
 )
 
 
@@ -65,7 +69,8 @@ def run(tier: Tier) -> tuple[str, float]:
     if obstacle := rules.obstacle(tier.parts, os.environ):
         outcome = f"NOT RUN: {obstacle}"
     else:
-        sandbox = [sys.executable, "-m", "sandbox", "exec", "--parts", ",".join(tier.parts), "--"] if tier.parts else []
+        enter = [sys.executable, "-m", "sandbox", "exec", "--parts", ",".join(tier.parts), "--"]
+        sandbox = enter if tier.parts and not tier.enters_by_itself else []
         for command in tier.commands:
             print(f"--- {' '.join(command)}", flush=True)
             if subprocess.run([*sandbox, _installed(command[0]), *command[1:]], check=False).returncode != 0:

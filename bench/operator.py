@@ -1,0 +1,254 @@
+"""The operator with many OutboxTenants, on a real control plane whose pods are kwok's.
+
+    apply_ratio        from the first OutboxTenant applied to the last Deployment created, in multiples of the time that
+                       a bare loop takes to apply the same objects with the same number of connections
+    restart_seconds    from the start of the process until every tenant was looked at
+    restart_writes     what it wrote meanwhile, apart from its Lease
+    memory_mb          resident then, in MiB
+    report_cpu_cores   CPU while every tenant reports once a minute
+    repair_seconds     from an edit of one Deployment until it is as it was
+
+TENANTS=5000 sets their number; 1,000 if unset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.figures import Figures
+from bench.harness.control_plane import ControlPlane, own_control_plane
+from bench.harness.errors import BenchError
+from bench.harness.kubernetes_api import Api, connected
+from bench.harness.process import Process
+from outbox_operator import manifests
+from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Manifest
+from sandbox import caching, components
+
+PARTS = ("kubernetes",)
+PROGRAM = Path(sys.executable).with_name("outbox-operator")
+CRD = Path(__file__).parents[1] / "crds" / "outboxtenants.yaml"
+IMAGE = "localhost/projector:bench"
+CONNECTIONS = 16
+NAMESPACE, BARE = "bench", "bare"
+PATIENCE_SECONDS = 600
+REPAIRS = 9
+
+
+def prepare() -> None:
+    """Builds kwok where there is a network."""
+    with caching.locked():
+        components.kwok()
+
+
+def run(*, smoke: bool) -> Figures:
+    """The figures."""
+    tenants = 10 if smoke else int(os.environ.get("TENANTS") or 1000)
+    with own_control_plane() as plane:
+        plane.kubectl("apply", "--server-side", "-f", str(CRD))
+        plane.kubectl("wait", "--for=condition=Established", "crd/outboxtenants.outbox.bento.dev")
+        for namespace in (NAMESPACE, BARE):
+            plane.kubectl("create", "namespace", namespace)
+        return asyncio.run(_Bench(plane, tenants, report_seconds=5 if smoke else 60).run())
+
+
+@dataclass
+class _Bench:
+    plane: ControlPlane
+    tenants: int
+    report_seconds: float
+    figures: Figures = field(default_factory=Figures)
+
+    async def run(self) -> Figures:
+        async with connected(self.plane, connections=CONNECTIONS) as api:
+            bare = await self._bare_loop(api)
+            with self._operator() as operator:
+                await operator.until("caught up")
+                took = await self._apply_all(api)
+                await self._until_settled(api)
+            self.figures.add("tenants", self.tenants)
+            self.figures.add("apply_ratio", took / bare, goal="≤ 1.25")
+            self.figures.add("apply_seconds", took, "s")
+            await self._restart(api)
+        return self.figures
+
+    async def _bare_loop(self, api: Api) -> float:
+        """Seconds to apply what the operator will apply; afterwards it is removed again."""
+        template = (await api.apply(OUTBOX_TENANT, _tenant(0, BARE))) | {"status": {}}
+        await api.delete(OUTBOX_TENANT, BARE, template["metadata"]["name"])
+
+        async def one(number: int) -> None:
+            tenant = {**template, "metadata": {**template["metadata"], "name": _name(number)}}
+            for kind, manifest in manifests.children(tenant, image=IMAGE, replicas=1):
+                del manifest["metadata"]["ownerReferences"]
+                await api.apply(kind, manifest)
+
+        began = time.monotonic()
+        await _at_once(one(number) for number in range(self.tenants))
+        took = time.monotonic() - began
+        await self._until_pods_run(api, BARE)
+        self.plane.kubectl("delete", "namespace", BARE)
+        return took
+
+    async def _apply_all(self, api: Api) -> float:
+        began = time.monotonic()
+        await _at_once(api.apply(OUTBOX_TENANT, _tenant(number, NAMESPACE)) for number in range(self.tenants))
+
+        async def all_created() -> bool:
+            return await api.count(DEPLOYMENT, NAMESPACE) == self.tenants
+
+        await _eventually(all_created, what="Deployment of every tenant")
+        return time.monotonic() - began
+
+    async def _until_pods_run(self, api: Api, namespace: str) -> None:
+        async def all_run() -> bool:
+            found = await api.list(DEPLOYMENT, namespace)
+            return sum(bool(d.get("status", {}).get("readyReplicas")) for d in found) == self.tenants
+
+        await _eventually(all_run, what="pods that run")
+
+    async def _until_settled(self, api: Api) -> None:
+        """All pods run, every projector has reported, and every status says that events flow."""
+        await self._until_pods_run(api, NAMESPACE)
+        await self._report(api, seconds=0)
+
+        def is_well(tenant: Manifest) -> bool:
+            reasons = {c["type"]: c["reason"] for c in tenant["status"]["conditions"]}
+            return (reasons.get("Ready"), reasons.get("Progressing")) == ("Delivering", "Stable")
+
+        async def all_ready() -> bool:
+            return all(map(is_well, await api.list(OUTBOX_TENANT, NAMESPACE)))
+
+        await _eventually(all_ready, what="tenants that are Ready")
+
+    async def _restart(self, api: Api) -> None:
+        before = await api.applies()
+        with self._operator() as operator:
+            self.figures.add("restart_seconds", await operator.until("caught up"), "s", goal="≤ 15 with 5,000")
+            self.figures.add("restart_writes", await api.applies() - before, goal="0")
+            self.figures.add("memory_mb", operator.process.resident_megabytes(), "MiB", goal="≤ 220 with 5,000")
+            used = operator.process.cpu_seconds()
+            await self._report(api, seconds=self.report_seconds)
+            cores = (operator.process.cpu_seconds() - used) / self.report_seconds
+            # As many reports a second as there would be if each came once a minute.
+            self.figures.add("report_cpu_cores", cores, "cores", goal="≤ 0.15 with 5,000")
+            self.figures.add("repair_seconds", [await self._repair(api) for _ in range(REPAIRS)], "s", goal="≤ 2")
+
+    async def _report(self, api: Api, *, seconds: float) -> None:
+        """Every tenant's projector, or as many as report in that time, at the rate of one report a minute."""
+        number = round(self.tenants * seconds / 60) if seconds else self.tenants
+        began = time.monotonic()
+
+        async def one(index: int) -> None:
+            if seconds:
+                await asyncio.sleep(max(0.0, began + index * seconds / number - time.monotonic()))
+            await api.apply(OUTBOX_TENANT, _report(_name(index)), subresource="/status", manager="outbox-projector")
+
+        await _at_once(one(index) for index in range(number))
+        await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
+
+    async def _repair(self, api: Api) -> float:
+        name = f"{_name(self.tenants // 2)}-projector"
+        began = time.monotonic()
+        edited = await api.merge(DEPLOYMENT, NAMESPACE, name, {"spec": {"replicas": 3}})
+
+        async def repaired() -> bool:
+            live = await api.get(DEPLOYMENT, NAMESPACE, name)
+            newer = live["metadata"]["generation"] > edited["metadata"]["generation"]
+            return bool(newer and live["spec"]["replicas"] == 1)
+
+        await _eventually(repaired, what="repair")
+        return time.monotonic() - began
+
+    @contextmanager
+    def _operator(self) -> Iterator[_Operator]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")}
+        variables = {
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "OUTBOX_OPERATOR_PROJECTOR_IMAGE": IMAGE,
+            "OUTBOX_OPERATOR_WORKERS": str(CONNECTIONS),
+            "OUTBOX_OPERATOR_HTTP_PORT": "18080",
+        }
+        log = self.plane.home / "operator.log"
+        with Process([PROGRAM, "run"], env=clean | variables, log=log, cwd=self.plane.home) as process:
+            yield _Operator(process, log)
+
+
+@dataclass
+class _Operator:
+    process: Process
+    log: Path
+
+    async def until(self, event: str) -> float:
+        """Seconds from its start until it logged this."""
+
+        async def logged() -> bool:
+            self.process.check()
+            return any(_event(line) == event for line in self.log.read_text().splitlines())
+
+        await _eventually(logged, what=f"operator that is {event}")
+        return time.monotonic() - self.process.began
+
+
+def _event(line: str) -> str | None:
+    return str(json.loads(line).get("event")) if line.startswith("{") and line.endswith("}") else None
+
+
+def _name(number: int) -> str:
+    return f"t{number:05}"
+
+
+def _tenant(number: int, namespace: str) -> Manifest:
+    return {
+        "apiVersion": OUTBOX_TENANT.api_version,
+        "kind": OUTBOX_TENANT.kind,
+        "metadata": {"name": _name(number), "namespace": namespace},
+        "spec": {
+            "tenantId": _name(number),
+            "database": {"urlSecretRef": {"name": _name(number)}},
+            "pulsar": {"serviceUrl": "pulsar://broker:6650"},
+        },
+    }
+
+
+def _report(name: str) -> Manifest:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    connected = {"status": "True", "reason": "Connected", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return {
+        "apiVersion": OUTBOX_TENANT.api_version,
+        "kind": OUTBOX_TENANT.kind,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "status": {
+            "projector": {"pending": 0, "oldestPendingSeconds": 0, "errors": 0, "reportedTime": now},
+            "conditions": [{"type": kind, **connected} for kind in ("DatabaseReachable", "BrokerReachable")],
+        },
+    }
+
+
+async def _at_once(jobs: Iterator[Awaitable[Any]]) -> None:
+    """Does all of them, as many at a time as there are connections."""
+
+    async def work() -> None:
+        for job in jobs:
+            await job
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CONNECTIONS):
+            group.create_task(work())
+
+
+async def _eventually(look: Callable[[], Awaitable[bool]], *, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await look():
+        if time.monotonic() > deadline:
+            raise BenchError(f"no {what} within {PATIENCE_SECONDS} s")
+        await asyncio.sleep(0.05)
