@@ -31,6 +31,9 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 3.0
 """Between two looks at who is there. With the lease (10 s) it bounds how late a crash is taken over."""
+WARY_LOOKS = 200
+"""Looks, ten minutes of them, for which a projector is not quiet after it came upon an event that nobody had announced:
+there is a writer that does not notify, and its next event should not wait for long."""
 CHANGING_SECONDS = 0.2
 """While lanes are being given back for another number of them: nobody publishes meanwhile."""
 Rest = Callable[[asyncio.Event, float], Awaitable[None]]
@@ -89,6 +92,7 @@ class LaneProjector:
         self._wanted = asyncio.Event()  # a look, and not only when it is due
         self._woken = asyncio.Event()  # since the last look
         self._quiet = False
+        self._wary = 0  # looks until it may be quiet again
         self._stopping = False
 
     def stop(self) -> None:
@@ -160,12 +164,16 @@ class LaneProjector:
 
     async def _share(self) -> float:
         """One look and what follows from it; seconds until the next."""
+        announced = self._woken.is_set()
         self._woken.clear()
         fleet = await self._look()
         if fleet is None:
             return CHANGING_SECONDS
+        announced = announced or self._woken.is_set()
+        self._wary = WARY_LOOKS if self._quiet and fleet.waiting and not announced else max(0, self._wary - 1)
         decision = decide(fleet, self._owned)
-        self._become_quiet(fleet.is_quiet and decision == Decision() and self._listening() and not self._woken.is_set())
+        may_rest = fleet.is_quiet and decision == Decision() and self._listening() and not self._woken.is_set()
+        self._become_quiet(may_rest and not self._wary)
         for number in decision.give_back:
             self._owned[number].stop()
         await self._land(decision.land)

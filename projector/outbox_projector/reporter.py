@@ -48,7 +48,8 @@ async def _within(seconds: float, event: asyncio.Event) -> None:
     """Waits for the event, but no longer than that."""
     if seconds > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), timeout=seconds)
+            async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that comes with the event
+                await event.wait()
 
 
 class Reporter:

@@ -13,7 +13,7 @@ from bento_outbox import InMemoryMessageBus
 from outbox_projector.bus_lane import BusLanePublisher
 from outbox_projector.database import DatabaseUnavailable
 from outbox_projector.flights import Flight, Lease, Turn, Turned
-from outbox_projector.loop import LaneProjector
+from outbox_projector.loop import LOOK_SECONDS, WARY_LOOKS, LaneProjector
 from outbox_projector.policies import Polling
 from outbox_projector.projector import Unobserved
 from outbox_projector.sharing import Fleet
@@ -184,6 +184,28 @@ async def test_an_event_found_by_the_look_is_asked_for_at_once(tenant: Tenant) -
         await tenant.time.passes(1)
 
     assert tenant.database.asked() == (1, LANES)
+
+
+async def test_a_writer_that_does_not_notify_is_polled_for_from_then_on_but_not_for_ever(tenant: Tenant) -> None:
+    tenant.database.fleet = replace(IDLE, waiting=True)
+    await tenant.time.passes(20)
+    tenant.database.fleet = IDLE
+
+    await tenant.time.passes(LOOK_SECONDS * (WARY_LOOKS - 10))
+    assert not tenant.projector.is_quiet
+
+    await tenant.time.passes(LOOK_SECONDS * 20)
+    assert tenant.projector.is_quiet
+
+
+async def test_a_writer_that_notifies_is_waited_for_in_quiet(tenant: Tenant) -> None:
+    tenant.database.fleet = replace(IDLE, waiting=True)
+    tenant.projector.wake()
+    await tenant.time.passes(1)
+    tenant.database.fleet = IDLE
+
+    await tenant.time.passes(60)
+    assert tenant.projector.is_quiet
 
 
 async def test_one_that_does_not_listen_polls(tenant: Tenant) -> None:
