@@ -164,7 +164,7 @@ def test_what_is_left_out_is_filled_in(kubectl: Kubectl) -> None:
     assert spec["pulsar"]["topic"] == "persistent://public/default/outbox-{tenant}"
     assert spec["delivery"]["batchSize"] == 7
     assert spec["delivery"]["maxRetries"] == 5
-    assert spec["polling"] == {"minMilliseconds": 20, "maxMilliseconds": 1000}
+    assert spec["polling"] == {"minMilliseconds": 20, "maxMilliseconds": 1000, "quietMilliseconds": 20000}
     assert spec["retention"] == {"sentSeconds": 604800}
     assert spec["reporting"] == {"intervalSeconds": 180}
     assert spec["replicas"] == 1
