@@ -58,11 +58,14 @@ class Waker:
             engine = self._engine()
             if engine is None:
                 return
+            pool = engine.pool
             try:
                 async with engine.connect() as connection:
                     # One statement needs no BEGIN and COMMIT of their own, each a round trip.
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.execute(_NOTIFY, {"channels": sorted(channels)})
+                    if engine.pool is not pool:
+                        await connection.invalidate()  # the engine was disposed meanwhile: nobody else would close it
             except Exception as error:
                 # Whatever it is: nobody waits for this task, and the projector does not depend on it.
                 log.debug("projectors not woken, they find the events by polling", exc_info=error)

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.testing import capture_events
+from bento_outbox.waking import waker_of
 from tests.support.programs import run
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-side.md"
@@ -70,6 +71,7 @@ async def test_every_block_of_the_page_works(
                     function(captured)
     finally:
         if hasattr(namespace, "engine"):
+            await waker_of(namespace.engine).drained()  # its connection would outlive the engine
             await namespace.engine.dispose()
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import MetaData, NullPool, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
 
 from bento_outbox import InMemoryMessageBus, UnitOfWork
 from bento_outbox import register_event_from_aggregate as register
@@ -24,6 +25,7 @@ from tests.conftest import unique
 from tests.support.notes import Noted
 from tests.support.rows import Rows
 from tests.support.statements import statements_of
+from tests.support.waiting import eventually
 
 END = "end"
 
@@ -112,6 +114,25 @@ async def test_what_is_asked_for_within_the_pause_is_one_notification(
 async def test_one_engine_has_one_waker(own_engine: AsyncEngine, engine: AsyncEngine) -> None:
     assert waker_of(own_engine) is waker_of(own_engine)
     assert waker_of(own_engine) is not waker_of(engine)
+
+
+async def test_a_waker_leaves_no_connection_behind_on_an_engine_that_is_disposed_meanwhile(
+    database_url: str, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    name = unique("waker")
+    engine = create_async_engine(
+        parse_database_url(database_url), connect_args={"server_settings": {"application_name": name}}
+    )
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: await_only(engine.dispose()), once=True)
+    waker_of(engine).wake("nobody")
+    await waker_of(engine).drained()
+
+    async def gone() -> bool:
+        async with sessions() as session:
+            open_ones = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+            return (await session.execute(open_ones, {"name": name})).scalar_one() == 0
+
+    await eventually(gone)
 
 
 async def test_a_waker_does_not_keep_its_engine_alive(database_url: str) -> None:
