@@ -10,28 +10,11 @@ from bento_outbox import BusUnavailable
 from outbox_projector.deduplication import WatchedPublisher
 from outbox_projector.flights import Flight, Producer
 from outbox_projector.pulsar_lane import PulsarLanePublisher
+from tests.support.clocks import Clock
+from tests.support.deduplication import Seen
 from tests.support.envelopes import envelope
 from tests.support.pulsar_topics import Namespaces, Topics
 from tests.support.waiting import eventually
-
-
-class Seen:
-    def __init__(self) -> None:
-        self.looks: list[bool] = []
-        self.forgotten: list[int] = []
-
-    def deduplication_seen(self, topic: str, *, active: bool) -> None:
-        self.looks.append(active)
-
-    def deduplication_forgotten(self, topic: str, *, perhaps_doubled: int) -> None:
-        self.forgotten.append(perhaps_doubled)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from outbox_projector.flights import Lease, Turn, Turned
 from outbox_projector.lane_store import FLIGHT_BYTES, PostgresLaneStore
 from outbox_projector.low_water import BOTTOM, LOOK_SECONDS
 from tests.conftest import unique
+from tests.support.clocks import Clock
 from tests.support.envelopes import envelope
 from tests.support.lanes import CLAIM, TOPIC, acquired, claimed, topic_of
 from tests.support.rows import Rows, write
@@ -284,16 +285,6 @@ async def test_the_core_table_and_the_statements_mean_the_same_columns(
 
 
 # where it begins
-
-
-class Clock:
-    """Stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

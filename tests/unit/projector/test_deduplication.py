@@ -7,6 +7,8 @@ import pytest
 from bento_outbox import BusUnavailable
 from outbox_projector.deduplication import LOOK_SECONDS, WatchedPublisher
 from outbox_projector.flights import Flight, Producer
+from tests.support.clocks import Clock
+from tests.support.deduplication import Seen
 from tests.support.envelopes import envelope
 
 
@@ -41,28 +43,9 @@ class Connection:
         return True
 
 
-class Seen:
-    def __init__(self) -> None:
-        self.looks: list[bool] = []
-        self.forgotten: list[int] = []
-
-    def deduplication_seen(self, topic: str, *, active: bool) -> None:
-        self.looks.append(active)
-
-    def deduplication_forgotten(self, topic: str, *, perhaps_doubled: int) -> None:
-        self.forgotten.append(perhaps_doubled)
-
-
 @pytest.fixture
 def seen() -> Seen:
     return Seen()
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

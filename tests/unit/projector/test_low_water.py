@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outbox_projector.low_water import BOTTOM, LOOK_SECONDS, LowWater
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clocks import Clock
 
 
 @pytest.fixture
