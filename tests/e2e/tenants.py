@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import WAIT_SECONDS, Kubectl
 
 API_VERSION = "outbox.bento.dev/v1alpha1"
 TENANT_LABEL = "outbox.bento.dev/outboxtenant"
@@ -31,6 +31,11 @@ class Tenant:
     name: str
     topic: str
 
+    @property
+    def selector(self) -> str:
+        """The label selector of its pods."""
+        return f"{TENANT_LABEL}={self.name}"
+
     def is_ready(self) -> None:
         """Waits for Ready=True."""
         self.kubectl.wait(f"obt/{self.name}", "condition=Ready")
@@ -54,7 +59,13 @@ class Tenant:
 
     def pods(self) -> list[dict[str, Any]]:
         """The projector's pods."""
-        return self.kubectl.items("pods", f"{TENANT_LABEL}={self.name}")
+        return self.kubectl.items("pods", self.selector)
+
+    def logs(self) -> str:
+        """What all its pods have logged. A pod may report before the kubelet has said that it runs, and `kubectl logs`
+        refuses a pod of which that is not known."""
+        self.kubectl("wait", "pods", "-l", self.selector, "--for=jsonpath={.status.phase}=Running", f"--timeout={WAIT_SECONDS}s")
+        return self.kubectl("logs", "-l", self.selector, "--tail=-1")
 
     def restarts(self) -> int:
         """How often the projector's containers were restarted."""

@@ -59,7 +59,7 @@ async def test_requeue_and_discard(apply_tenant: ApplyTenant, sessions: Sessions
     assert answered(tenant, "requeue", "others")["count"] == 1
     assert {pod["metadata"]["uid"] for pod in tenant.pods()} == pods
     assert tenant.restarts() == 0
-    assert "requests not seen" not in tenant.kubectl("logs", "-l", f"{TENANT_LABEL}={tenant.name}", "--tail=-1")
+    assert "requests not seen" not in tenant.logs()
     shown_id, *_ = tenant.row()
     assert shown_id == tenant.name
 

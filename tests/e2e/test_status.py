@@ -85,7 +85,7 @@ async def test_wrong_password(apply_tenant: ApplyTenant, sessions: Sessions, dat
     await rows.insert()
     message = tenant.is_not_ready("DatabaseAuthenticationFailed")
     assert WRONG_PASSWORD not in message
-    assert WRONG_PASSWORD not in tenant.kubectl("logs", f"deployment/{tenant.name}-projector")
+    assert WRONG_PASSWORD not in tenant.logs()
     tenant.kubectl.apply(secret(tenant.name, database_url))
     await recovers(tenant, rows)
 
