@@ -64,7 +64,8 @@ class Tenant:
     def logs(self) -> str:
         """What all its pods have logged. A pod may report before the kubelet has said that it runs, and `kubectl logs`
         refuses a pod of which that is not known."""
-        self.kubectl("wait", "pods", "-l", self.selector, "--for=jsonpath={.status.phase}=Running", f"--timeout={WAIT_SECONDS}s")
+        runs, limit = "--for=jsonpath={.status.phase}=Running", f"--timeout={WAIT_SECONDS}s"
+        self.kubectl("wait", "pods", "-l", self.selector, runs, limit)
         return self.kubectl("logs", "-l", self.selector, "--tail=-1")
 
     def restarts(self) -> int:
