@@ -37,6 +37,7 @@ from outbox_projector.flights import Flight, Lease, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.policies import Retries
 from outbox_projector.postgres_leases import PostgresLeases
+from outbox_projector.sessions import borrowed
 
 PARTS = ("postgres",)
 BATCH = 1000
@@ -190,7 +191,7 @@ class _Lane:
     async def of(cls, engine: AsyncEngine, method: Method) -> _Lane:
         sessions = async_sessionmaker(engine, expire_on_commit=False)
         store = PostgresLaneStore(
-            sessions,
+            borrowed(sessions),
             outbox_table,
             tenant_id=TENANT,
             retries=Retries(),
@@ -199,12 +200,12 @@ class _Lane:
             lease_seconds=3600,
         )
         if method.told_where_to_begin:
-            claim = store._sql["candidates"].text
-            before, candidate, after = claim.partition("candidate AS MATERIALIZED")
+            claim = store._sql["candidates"]
+            before, candidate, after = claim._sql.partition("candidate AS MATERIALIZED")
             assert "AND available_at <=" in after, "the claim has changed"
             after = after.replace("AND available_at <=", FROM_THE_FLOOR, 1)
-            store._sql["candidates"] = text(f"{before}{candidate}{after}")
-        leases = PostgresLeases(sessions, outbox_table, tenant_id=TENANT, name="bench", lanes=1)
+            claim._sql = f"{before}{candidate}{after}"
+        leases = PostgresLeases(borrowed(sessions), outbox_table, tenant_id=TENANT, name="bench", lanes=1)
         await leases.beat()
         lease = await leases.acquire(0, seconds=3600)
         assert lease is not None

@@ -16,9 +16,10 @@ import asyncpg
 import uvloop
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from bento_outbox.channels import channel_of
 from bento_outbox.database_url import parse_database_url
 from bento_outbox.table import outbox_table
-from bento_outbox.waking import channel_of, waker_of
+from bento_outbox.waking import waker_of
 
 AGGREGATES = 100
 COMMITS_A_SECOND = 500

@@ -7,7 +7,8 @@ from importlib.resources import files
 
 from sqlalchemy import MetaData, Table
 
-from bento_outbox.table import LANE_TABLES, quoted
+from bento_outbox.sql_files import LANE_TABLES
+from bento_outbox.table import quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
 _INDEXES = ("_tenant_status_seq", "_sent", "_retry", "_failed")

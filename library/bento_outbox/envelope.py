@@ -7,13 +7,13 @@ aggregate, logical type, version. Rows, the message bus and the projector speak 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """One event, ready to be stored or published.
 
     id            identity of the event; primary key of its row, property `event_id` of its message
@@ -36,7 +36,7 @@ class Envelope:
     payload: bytes
     schema_id: str | None = None
     schema_ver: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     ordering_key: str | None = None
     topic: str | None = None
     created_at: datetime | None = None

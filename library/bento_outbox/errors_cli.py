@@ -13,7 +13,8 @@ import click
 
 from bento_outbox.cli_options import database_url, on_database, schema_name, table_name
 from bento_outbox.errors import OutboxError
-from bento_outbox.failed_events import FailedEvent, FailedEvents, Filter, Selection
+from bento_outbox.failed_events import FailedEvent, FailedEvents, Selection
+from bento_outbox.failed_filter import Filter
 
 _R = TypeVar("_R")
 _Command = Callable[..., None]

@@ -7,62 +7,26 @@ Both take the ids that were found, so what is done is what was shown: an event t
 and one that somebody else requeued or discarded meanwhile is not ERR any more and is left alone. They work in batches,
 a transaction each, so that no lock is held for long; after a crash the same call finishes the rest.
 
-`FailedRows` is the same in a transaction of the caller's: for the projector, which carries out what an OutboxTenant's
-spec asks for.
+The projector, which carries out what an OutboxTenant's spec asks for, runs the same statements: `failed_events.sql`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import MetaData, Table, TextClause
+from sqlalchemy import MetaData, Row, Table, TextClause
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bento_outbox.errors import MisuseError
+from bento_outbox.channels import channel_of
+from bento_outbox.failed_filter import BATCH_SIZE, Action, Filter
 from bento_outbox.headers import REQUEUED_AT
 from bento_outbox.statements import statement
-from bento_outbox.waking import channel_of
-
-Action = Literal["requeue", "discard"]
-
-BATCH_SIZE = 1000
-"""Rows a transaction: long enough to be quick, short enough to hold up no projector."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which failed events of a tenant; what is None holds nothing back.
-
-    error: part of the reason, whatever its case. since, until: when the event was created; failed_since, failed_until:
-    when it became ERR. Ends are exclusive, and times have a time zone. Raises MisuseError.
-    """
-
-    tenant_id: str
-    type: str | None = None
-    aggregate_id: str | None = None
-    error: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    failed_since: datetime | None = None
-    failed_until: datetime | None = None
-    ids: tuple[UUID, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.tenant_id:
-            raise MisuseError("a tenant's id is not empty: name the tenant whose events are meant")
-        for first, last in (("since", "until"), ("failed_since", "failed_until")):
-            begin, end = getattr(self, first), getattr(self, last)
-            for name, moment in ((first, begin), (last, end)):
-                if moment is not None and moment.tzinfo is None:
-                    raise MisuseError(f"{name} has no time zone: write it as in 2026-01-31T03:00:00+00:00")
-            if begin and end and begin >= end:
-                raise MisuseError(f"{first} is not before {last}, so no event is between them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,59 +51,12 @@ class Selection:
     types: Counter[str] = field(default_factory=Counter)
 
 
-class FailedRows:
-    """Statements on the failed rows of one outbox table, each within the transaction it is given."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    async def find(
-        self,
-        connection: AsyncConnection,
-        wanted: Filter,
-        *,
-        after: int | None = None,
-        through: int | None = None,
-        limit: int | None = None,
-    ) -> list[FailedEvent]:
-        """The oldest events that `wanted` lets through, at most `limit`; those with `after` < seq <= `through`."""
-        values = asdict(wanted) | {"after_seq": after, "through_seq": through, "row_limit": limit}
-        values["ids"] = None if wanted.ids is None else list(wanted.ids)
-        rows = await connection.execute(self._statement("find"), values)
-        return [
-            FailedEvent(
-                id=row.id,
-                seq=row.seq,
-                aggregate_id=row.aggregate_id,
-                type=row.type,
-                attempts=row.retry_cnt or 0,
-                created_at=row.created_at,
-                failed_at=row.failed_at,
-                error=row.last_error,
-            )
-            for row in rows
-        ]
-
-    async def change(self, connection: AsyncConnection, action: Action, tenant_id: str, ids: Sequence[UUID]) -> int:
-        """Requeues or discards them. Returns how many were still ERR."""
-        values: dict[str, Any] = {"tenant_id": tenant_id, "ids": list(ids)}
-        if action == "requeue":
-            values["header"] = REQUEUED_AT
-        result: CursorResult[Any] = await connection.execute(self._statement(action), values)
-        if result.rowcount:
-            await connection.execute(self._statement("wake"), {"channel": channel_of(self._table, tenant_id)})
-        return result.rowcount
-
-    def _statement(self, name: str) -> TextClause:
-        return statement("bento_outbox", "failed_events.sql", name, self._table)
-
-
 class FailedEvents:
     """The failed events of one outbox table."""
 
     def __init__(self, engine: AsyncEngine, *, table: str = "outbox", schema: str | None = None) -> None:
         self._engine = engine
-        self._rows = FailedRows(Table(table, MetaData(), schema=schema))
+        self._table = Table(table, MetaData(), schema=schema)
 
     async def find(self, wanted: Filter, *, limit: int | None = None) -> list[FailedEvent]:
         """The events, oldest first, at most `limit` of them."""
@@ -155,26 +72,48 @@ class FailedEvents:
 
     async def requeue(self, tenant_id: str, ids: Sequence[UUID]) -> int:
         """Lets the projector try them again; their header `requeued_at` says so. Returns how many were still ERR."""
-        return await self._change("requeue", tenant_id, ids)
+        return await self._change("requeue", {"tenant_id": tenant_id, "header": REQUEUED_AT}, ids)
 
     async def discard(self, tenant_id: str, ids: Sequence[UUID]) -> int:
         """Deletes them: they are never delivered. Returns how many were still ERR."""
-        return await self._change("discard", tenant_id, ids)
+        return await self._change("discard", {"tenant_id": tenant_id}, ids)
 
     async def _pages(self, wanted: Filter, limit: int | None) -> AsyncIterator[list[FailedEvent]]:
         after, left = None, limit
         async with self._engine.connect() as connection:
             while left is None or left > 0:
                 size = BATCH_SIZE if left is None else min(left, BATCH_SIZE)
-                page = await self._rows.find(connection, wanted, after=after, limit=size)
-                yield page
-                if len(page) < size:
+                values = wanted.values(after=after, through=None, limit=size)
+                rows = (await connection.execute(self._statement("find"), values)).all()
+                yield [_event(row) for row in rows]
+                if len(rows) < size:
                     return
-                after, left = page[-1].seq, None if left is None else left - size
+                after, left = rows[-1].seq, None if left is None else left - size
 
-    async def _change(self, action: Action, tenant_id: str, ids: Sequence[UUID]) -> int:
+    async def _change(self, action: Action, values: Mapping[str, Any], ids: Sequence[UUID]) -> int:
         changed = 0
         for start in range(0, len(ids), BATCH_SIZE):
             async with self._engine.begin() as connection:
-                changed += await self._rows.change(connection, action, tenant_id, ids[start : start + BATCH_SIZE])
+                batch = {**values, "ids": list(ids[start : start + BATCH_SIZE])}
+                result: CursorResult[Any] = await connection.execute(self._statement(action), batch)
+                if result.rowcount:
+                    channel = channel_of(self._table, values["tenant_id"])
+                    await connection.execute(self._statement("wake"), {"channel": channel})
+                changed += result.rowcount
         return changed
+
+    def _statement(self, name: str) -> TextClause:
+        return statement("bento_outbox", "failed_events.sql", name, self._table)
+
+
+def _event(row: Row[Any]) -> FailedEvent:
+    return FailedEvent(
+        id=row.id,
+        seq=row.seq,
+        aggregate_id=row.aggregate_id,
+        type=row.type,
+        attempts=row.retry_cnt or 0,
+        created_at=row.created_at,
+        failed_at=row.failed_at,
+        error=row.last_error,
+    )

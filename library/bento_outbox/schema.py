@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.errors import SchemaError
 from bento_outbox.migrations import protection
-from bento_outbox.table import check_names, make_outbox_table, quoted
+from bento_outbox.sql_files import check_names
+from bento_outbox.table import make_outbox_table, quoted
 
 if TYPE_CHECKING:
     from alembic.config import Config

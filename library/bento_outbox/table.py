@@ -26,15 +26,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.orm import registry
 
-from bento_outbox.errors import MisuseError
+from bento_outbox.sql_files import check_names
 
 NEW, SENT, ERR = "NEW", "SENT", "ERR"
-LANE_TABLES = ("_layout", "_member", "_lane", "_stream", "_flight", "_request")
-"""What follows the outbox's name in the names of the projector's own tables."""
-
-LONGEST_NAME = 63 - len("_alembic_version_pkc")
-"""Bytes. Names made of the table's are longer, and what Postgres cuts off may be all that tells two of them apart."""
-
 AUTOVACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 1000,
@@ -53,14 +47,6 @@ def quoted(table: Table, *, bare: bool = False) -> str:
     """
     name: str = _identifiers.format_table(table)
     return name if bare else name.replace(":", r"\:")
-
-
-def check_names(table: str, schema: str | None) -> None:
-    """Raises MisuseError when the tables could not be called so."""
-    if not table or len(table.encode()) > LONGEST_NAME:
-        raise MisuseError(f"the table name {table!r} is too {'long' if table else 'short'}: 1 to {LONGEST_NAME} bytes")
-    if schema == "":
-        raise MisuseError("the name of the schema is empty: leave it away for the first schema of the search path")
 
 
 def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str | None = None) -> Table:

@@ -25,8 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from bento_outbox.ddl import renamed, script
 from bento_outbox.errors import MisuseError, SchemaError
 from bento_outbox.schema import apply_command, has_row_level_security
-from bento_outbox.statements import named_statements
-from bento_outbox.table import LANE_TABLES, quoted
+from bento_outbox.sql_files import LANE_TABLES, named_statements
+from bento_outbox.table import quoted
 
 Use = Literal["writer", "projector", "both", "operator"]
 

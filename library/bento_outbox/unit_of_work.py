@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import context
 from bento_outbox.bus import MessageBus
+from bento_outbox.channels import channel_of
 from bento_outbox.direct_publish import DirectPublish, DirectPublisher
 from bento_outbox.envelope import Envelope
 from bento_outbox.errors import MisuseError, NoActiveUnitOfWork
@@ -29,7 +30,7 @@ from bento_outbox.outbox import Outbox
 from bento_outbox.pending import no_hold
 from bento_outbox.repository import Repository, Seen
 from bento_outbox.session_events import is_joined, pending_of
-from bento_outbox.waking import channel_of, waker_of
+from bento_outbox.waking import waker_of
 
 _A = TypeVar("_A")
 _DEFAULT = Outbox()

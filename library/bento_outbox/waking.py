@@ -8,11 +8,10 @@ lost, for one when the program ends at this moment; the projector polls.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Table, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 log = logging.getLogger("bento_outbox")
@@ -21,14 +20,6 @@ PAUSE_SECONDS = 0.02
 """Between two notifications. An event that comes within it waits no longer than that, and a projector that has just
 been woken is polling fast anyway; a shorter pause costs a busy application measurably, see `make bench`."""
 _NOTIFY = text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text[])) AS channel")
-
-
-def channel_of(table: Table, tenant_id: str) -> str:
-    """The channel on which this tenant's projector listens: one per table and tenant, within Postgres' 63 bytes.
-
-    The schema does not count: one side may name it and the other leave it to the search path.
-    """
-    return f"bento_outbox_{hashlib.sha256(f'{table.name}/{tenant_id}'.encode()).hexdigest()[:32]}"
 
 
 class Waker:

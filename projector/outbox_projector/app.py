@@ -14,13 +14,12 @@ from contextlib import AsyncExitStack
 from functools import cache, partial
 
 import structlog
-from sqlalchemy import MetaData, Table
 
 from bento_outbox import MessageBus
+from bento_outbox.channels import channel_of
 from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
-from bento_outbox.table import make_outbox_table, quoted
-from bento_outbox.waking import channel_of
+from bento_outbox.sql_files import Named, TableName, quoted_name
 from outbox_projector.bus_lane import BusLanePublisher
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.deduplication import WatchedPublisher
@@ -33,8 +32,7 @@ from outbox_projector.listener import Listener
 from outbox_projector.loop import LaneProjector
 from outbox_projector.metrics import Metrics
 from outbox_projector.policies import Polling, Retries
-from outbox_projector.postgres_leases import PostgresLeases
-from outbox_projector.projector import this_process
+from outbox_projector.postgres_leases import PostgresLeases, this_process
 from outbox_projector.pulsar_lane import PulsarLanePublisher
 from outbox_projector.reporter import Reporter
 from outbox_projector.request_store import RequestStore
@@ -52,7 +50,7 @@ LAST_REPORT_SECONDS = 5
 async def run(settings: Settings) -> None:
     """Runs the projector until a signal ends it."""
     stopping = _signalled()
-    table = make_outbox_table(MetaData(), name=settings.database_table, schema=settings.database_schema)
+    table = TableName(settings.database_table, settings.database_schema)
     metrics = Metrics(settings.tenant_id)
     health = Health(metrics, exactly_once=settings.guarantee == "ExactlyOnce")
     database = Database(_url_source(settings), name=f"outbox-projector {settings.tenant_id}")
@@ -77,7 +75,7 @@ async def run(settings: Settings) -> None:
             writer = KubernetesStatus(name=settings.resource_name, namespace=settings.resource_namespace)
             closing.push_async_callback(writer.close)
         reporter = Reporter(
-            session_factory=database,
+            connect=database,
             store=Store(table, settings.tenant_id),
             bus=bus,
             tenant_id=settings.tenant_id,
@@ -96,7 +94,7 @@ async def run(settings: Settings) -> None:
     log.info("stopped", published=health.sent_total)
 
 
-def _projector(settings: Settings, table: Table, database: Database, bus: MessageBus, health: Health) -> LaneProjector:
+def _projector(settings: Settings, table: Named, database: Database, bus: MessageBus, health: Health) -> LaneProjector:
     template = settings.pulsar_topic
     return LaneProjector(
         leases=PostgresLeases(database, table, tenant_id=settings.tenant_id, name=this_process(), lanes=settings.lanes),
@@ -127,7 +125,7 @@ def _projector(settings: Settings, table: Table, database: Database, bus: Messag
     )
 
 
-def _publisher_of(settings: Settings, table: Table, bus: MessageBus, health: Health) -> Callable[[int], LanePublisher]:
+def _publisher_of(settings: Settings, table: Named, bus: MessageBus, health: Health) -> Callable[[int], LanePublisher]:
     if settings.guarantee == "AtLeastOnce":
         return cache(lambda _lane: BusLanePublisher(bus))
     template = settings.pulsar_topic
@@ -135,7 +133,7 @@ def _publisher_of(settings: Settings, table: Table, bus: MessageBus, health: Hea
         PulsarLanePublisher(
             settings.pulsar_connection(),
             # For ever the same: under another name the broker would not know what it has already.
-            producer_name=f"outbox/{settings.tenant_id}/{quoted(table, bare=True)}/{lane}",
+            producer_name=f"outbox/{settings.tenant_id}/{quoted_name(table)}/{lane}",
             lane=lane,
             configured_topic=None if "{type}" in template else template.format(tenant=settings.tenant_id),
             timeout_seconds=settings.pulsar_timeout_seconds,
@@ -147,7 +145,7 @@ def _publisher_of(settings: Settings, table: Table, bus: MessageBus, health: Hea
     )
 
 
-def _retention(settings: Settings, table: Table, database: Database, metrics: Metrics) -> Retention:
+def _retention(settings: Settings, table: Named, database: Database, metrics: Metrics) -> Retention:
     limits = [Limit("SENT", settings.retention_sent_seconds)]
     if settings.retention_err_seconds is not None:
         limits.append(Limit("ERR", settings.retention_err_seconds))

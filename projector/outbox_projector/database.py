@@ -1,45 +1,55 @@
-"""The connection to Postgres: where its address comes from, and what its errors mean.
+"""The connections to Postgres: where its address comes from, and who uses which.
 
 The address is a file, mounted from a Secret. The file may be missing at first and may change at any time (a
-rotated password): it is looked at again whenever a session is opened, so neither needs a restart.
+rotated password): it is looked at again whenever a connection is wanted, so neither needs a restart.
+
+The pool is our own because one of its connections listens (`listener.py`) while others use it: asyncpg's takes a
+listener away from whatever is given back, and closes what has been idle, be it the one that listens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import asyncpg
-from sqlalchemy import Dialect, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from bento_outbox import MisuseError, OutboxError
-from bento_outbox.database_url import parse_database_url
+from bento_outbox import MisuseError
+from bento_outbox.database_address import DatabaseAddress, parse_database_address
+from outbox_projector.database_errors import DatabaseUnavailable, translated
+
+Connect = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
+"""Lends a connection, on which each statement is a transaction unless one is begun. Raises what the driver raises, or
+DatabaseUnavailable."""
 
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 60
+CLOSE_SECONDS = 5
+WAIT_SECONDS = 30
+"""For a connection, while all are in use."""
+INTERRUPTIONS = (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError)
+"""After which a connection is not used again: it may have begun a transaction of which nobody was told."""
 MOST_CONNECTIONS = 6
 """Of a process: its lanes take turns at them, with looks, measurements, requests and retention; a trial of the listener
 needs two."""
 
-UNNAMED_STATEMENTS = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-"""For asyncpg and for SQLAlchemy: each statement is prepared anew, without a name. Behind a pooler that shares
-connections between transactions, a name may be taken already, or unknown in the next one. Costs a round trip each."""
+
+@asynccontextmanager
+async def connected(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
+    """A connection. Raises DatabaseUnavailable."""
+    async with translated(), connect() as connection:
+        yield connection
 
 
-class DatabaseUnavailable(OutboxError):
-    """The database cannot be used now. `reason` is a word from the fixed list in `docs/reasons.md`."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+@asynccontextmanager
+async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction of its own. Raises DatabaseUnavailable."""
+    async with translated(), connect() as connection, connection.transaction():
+        yield connection
 
 
 class UrlSource(Protocol):
@@ -84,194 +94,135 @@ class FixedUrl:
 
 
 class Database:
-    """Opens sessions and connections; a new engine whenever the URL has changed."""
+    """Lends connections; new ones whenever the URL has changed."""
 
     def __init__(self, source: UrlSource, *, name: str = "outbox-projector") -> None:
         """name: by which people find the connections in pg_stat_activity."""
         self._source = source
-        self._connect_args = {
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": COMMAND_TIMEOUT_SECONDS,
-            "server_settings": {"application_name": name},
-        }
+        self._name = name
         self._url = ""
-        self._engine: AsyncEngine | None = None
-        self._shares = False  # whether connections are a pooler's, and those of the server behind it shared
+        self._pool: _Pool | None = None
         self._changed: Callable[[], None] = lambda: None
-        self._open: dict[Any, ConnectionPoolEntry] = {}  # by the driver's connection
-        self._retired: set[asyncio.Task[None]] = set()
-
-    def __call__(self) -> AsyncSession:
-        """A session. Raises DatabaseUnavailable when the URL is missing or no URL."""
-        return AsyncSession(self._current(), expire_on_commit=False)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """A connection on which each statement is a transaction. Raises DatabaseUnavailable."""
-        async with translated(), self._current().connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async def __call__(self) -> AsyncIterator[asyncpg.Connection]:
+        """See Connect. Raises DatabaseUnavailable when the URL is missing or no URL."""
+        pool = self._current()
+        connection = await pool.take()
+        try:
             yield connection
+        except INTERRUPTIONS:
+            connection.terminate()
+            raise
+        finally:
+            pool.give_back(connection)
 
     def on_change(self, call: Callable[[], None]) -> None:
         """`call` when the URL has changed."""
         self._changed = call
 
     async def close_idle(self, *, but: object) -> None:
-        """Closes the connections that nobody uses just now, but for this one (of the driver), which is used next."""
-        idle = [driver for driver, entry in self._open.items() if not entry.in_use]
-        engine = self._engine
-        if engine is None or all(driver is but for driver in idle):
-            return
-        async with AsyncExitStack() as returning:
-            # The last in is the first out: those that have been closed lie below.
-            for connection in [await returning.enter_async_context(engine.connect()) for _ in idle]:
-                if (await connection.get_raw_connection()).driver_connection is not but:
-                    await connection.invalidate()
-                    await connection.close()
-
-    def _current(self) -> AsyncEngine:
-        url = self._source.read()
-        if self._engine is None or url != self._url:
-            if self._engine is not None:
-                self._changed()
-            self._retire()
-            try:
-                address = parse_database_url(url)
-            except MisuseError as error:
-                raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
-            self._engine = create_async_engine(
-                address, pool_size=MOST_CONNECTIONS, max_overflow=0, pool_use_lifo=True, connect_args=self._connect_args
-            )
-            self._shares = False
-            event.listen(self._engine.sync_engine, "do_connect", self._connect)
-            event.listen(self._engine.sync_engine, "connect", self._opened)
-            self._url = url
-        return self._engine
+        """Closes the connections that nobody uses just now, but for this one, which is used next."""
+        if self._pool is not None:
+            await self._pool.close_idle(but=but)
 
     async def close(self) -> None:
-        """Closes the connections."""
-        self._retire()
-        await asyncio.gather(*self._retired)
+        """Closes the connections; those in use when they are given back."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close_idle()
+            pool.abandon()
 
-    def _connect(
-        self, dialect: Dialect, _: object, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> DBAPIConnection:
+    def _current(self) -> _Pool:
+        url = self._source.read()
+        if self._pool is None or url != self._url:
+            if self._pool is not None:
+                self._pool.abandon()
+                self._pool = None
+                self._changed()
+            try:
+                address = parse_database_address(url)
+            except MisuseError as error:
+                raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
+            self._pool, self._url = _Pool(address, self._name), url
+        return self._pool
+
+
+class _Pool:
+    """At most so many connections to one address. The last one given back is the first taken, so that others age."""
+
+    def __init__(self, address: DatabaseAddress, name: str) -> None:
+        self._options = {
+            "host": address.host,
+            "port": address.port,
+            "user": address.user,
+            "password": address.password,
+            "database": address.database,
+            "ssl": address.sslmode,
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": COMMAND_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": name},
+        }
+        self._shares = False  # whether connections are a pooler's, and those of the server behind it shared
+        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._idle: list[asyncpg.Connection] = []
+        self._abandoned = False
+
+    async def take(self) -> asyncpg.Connection:
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise DatabaseUnavailable(
+                f"the database did not answer: all {MOST_CONNECTIONS} connections are waiting for it",
+                reason="DatabaseUnreachable",
+            ) from error
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():  # by the server
+                    return connection
+            return await self._connect()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def give_back(self, connection: asyncpg.Connection) -> None:
+        self._free.release()
+        if connection.is_closed():
+            return
+        if self._abandoned or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            self._idle.append(connection)
+
+    async def close_idle(self, *, but: object = None) -> None:
+        closing = [connection for connection in self._idle if connection is not but]
+        self._idle = [connection for connection in self._idle if connection is but]
+        for connection in closing:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError):
+                await connection.close(timeout=CLOSE_SECONDS)
+
+    def abandon(self) -> None:
+        """Ends without a word what is idle, and what is in use when it is given back: the other side may not answer."""
+        self._abandoned = True
+        while self._idle:
+            self._idle.pop().terminate()
+
+    async def _connect(self) -> asyncpg.Connection:
         if not self._shares:
-            connection: Any = dialect.connect(*arguments, **options)
+            connection = await asyncpg.connect(**self._options)
             # A pooler greets with a process id of its own making.
-            if connection.run_async(_process_id) == connection.driver_connection.get_server_pid():
-                return cast(DBAPIConnection, connection)
-            connection.close()
+            if await _process_id(connection) == connection.get_server_pid():
+                return connection
+            connection.terminate()
             self._shares = True
-        return dialect.connect(*arguments, **options, **UNNAMED_STATEMENTS)
-
-    def _opened(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        driver = connection.driver_connection
-        self._open[driver] = entry
-
-        def ended(_: object) -> None:
-            del self._open[driver]
-            if entry.driver_connection is driver:
-                # By the server: it is replaced, instead of failing whoever uses it next.
-                entry.invalidate(soft=True)
-
-        driver.add_termination_listener(ended)
-
-    def _retire(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            # One that is in use now is closed when it is given back.
-            event.listen(engine.sync_engine.pool, "checkin", lambda _, entry: entry.close())
-            task = asyncio.create_task(engine.dispose(), name="close the connections of a former database URL")
-            self._retired.add(task)
-            task.add_done_callback(self._retired.discard)
+        # Each statement is prepared anew, without a name: behind a pooler that shares connections between transactions
+        # a name may be taken already, or unknown in the next one. Costs a round trip each.
+        return await asyncpg.connect(**self._options, statement_cache_size=0)
 
 
-async def _process_id(driver: asyncpg.Connection) -> int:
-    statement = await driver.prepare("SELECT pg_backend_pid()", name="")
+async def _process_id(connection: Any) -> int:
+    statement = await connection.prepare("SELECT pg_backend_pid()", name="")
     process_id: int = await statement.fetchval()
     return process_id
-
-
-@asynccontextmanager
-async def autocommitting(session_factory: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSession]:
-    """A session in which each statement is a transaction, without BEGIN and COMMIT around it."""
-    async with session_factory() as session:
-        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        yield session
-
-
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turns what the driver raises for an unusable database into DatabaseUnavailable; lets other errors through."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise DatabaseUnavailable(
-            f"the database did not answer: all {MOST_CONNECTIONS} connections are waiting for it",
-            reason="DatabaseUnreachable",
-        ) from error
-    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        unavailable = explain(error)
-        if unavailable is None:
-            raise
-        raise unavailable from error
-
-
-_REASONS: list[tuple[type[BaseException], str, str]] = [
-    (
-        asyncpg.InvalidPasswordError,
-        "DatabaseAuthenticationFailed",
-        "the database does not accept user or password",
-    ),
-    (
-        asyncpg.InvalidAuthorizationSpecificationError,
-        "DatabaseAuthenticationFailed",
-        "the database does not accept user or password",
-    ),
-    (asyncpg.InvalidCatalogNameError, "DatabaseNotFound", "the server has no such database"),
-    (
-        asyncpg.UndefinedTableError,
-        "OutboxTableMissing",
-        "the outbox table is missing: run `bento-outbox schema apply`",
-    ),
-    (asyncpg.InvalidSchemaNameError, "OutboxTableMissing", "the schema of the outbox table is missing"),
-    (
-        asyncpg.UndefinedColumnError,
-        "OutboxTableMissing",
-        "the outbox table is old: run `bento-outbox schema apply`",
-    ),
-    (
-        asyncpg.InsufficientPrivilegeError,
-        "DatabasePermissionDenied",
-        "the role may not read and update the table",
-    ),
-    (
-        asyncpg.ReadOnlySQLTransactionError,
-        "DatabaseUnreachable",
-        "the server is read-only: a standby, or failing over",
-    ),
-]
-# Classes of SQLSTATE that are an outage: connection, resources, operator intervention, system error, timeouts.
-_OUTAGE_STATES = ("08", "53", "57", "58", "40", "55")
-
-
-def explain(error: BaseException) -> DatabaseUnavailable | None:
-    """What to tell people, in words that hold no secret; None for an error that is no outage but a defect."""
-    cause: BaseException = error
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        cause = error.orig.__cause__ or error.orig
-    for kind, reason, sentence in _REASONS:
-        if isinstance(cause, kind):
-            return DatabaseUnavailable(f"{sentence} ({_first_line(cause)})", reason=reason)
-    state = getattr(cause, "sqlstate", None) or ""
-    connection_lost = isinstance(cause, OSError | asyncpg.InterfaceError) or isinstance(error, InterfaceError)
-    if connection_lost or getattr(error, "connection_invalidated", False) or state.startswith(_OUTAGE_STATES):
-        return DatabaseUnavailable(
-            f"the database cannot be reached ({_first_line(cause)})", reason="DatabaseUnreachable"
-        )
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

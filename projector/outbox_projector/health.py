@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import structlog
 
 from bento_outbox import BusUnavailable
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import Backlog
 

@@ -31,7 +31,7 @@ from uuid import UUID
 import structlog
 
 from bento_outbox import BusUnavailable, EventsRefused, Refusal
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import (
     Flight,
     FlightRefused,

@@ -13,15 +13,15 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Table
-from sqlalchemy.ext.asyncio import AsyncSession
+import asyncpg
 
 from bento_outbox import Envelope, Refusal
-from bento_outbox.statements import statement
-from outbox_projector.database import translated
+from bento_outbox.sql_files import Named
+from outbox_projector.database import Connect, transaction
 from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned
 from outbox_projector.low_water import BOTTOM, LowWater
 from outbox_projector.policies import Retries
+from outbox_projector.sql import statements
 from outbox_projector.store import Store, read_row
 
 FLIGHT_BYTES = 1_000_000
@@ -34,8 +34,8 @@ class PostgresLaneStore:
 
     def __init__(
         self,
-        session_factory: Callable[[], AsyncSession],
-        table: Table,
+        connect: Connect,
+        table: Named,
         *,
         tenant_id: str,
         retries: Retries,
@@ -53,7 +53,7 @@ class PostgresLaneStore:
         ordered: a row that waits, or that somebody else holds, holds back the later ones of its key.
         hold_aggregates: so does a row in ERR.
         """
-        self._session_factory = session_factory
+        self._connect = connect
         self._tenant = {"tenant_id": tenant_id}
         self._lease_seconds = lease_seconds
         self._ordered = ordered
@@ -63,20 +63,19 @@ class PostgresLaneStore:
         self._by_key = by_key
         self._rows = Store(table, tenant_id, keep_sent=keep_sent)
         self._low_water = LowWater(clock)
-        names = ("hold", "open_flights", "lowest", "candidates", "take_off", "land")
-        self._sql = {name: statement(__package__, "lanes.sql", name, table) for name in names}
+        self._sql = statements(__package__, "lanes.sql", table)
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
         """See LaneStore. A flight of which no row is left is over."""
-        async with self._held(lease) as session:
-            rows = (await session.execute(self._sql["open_flights"], self._lane(lease))).all()
-            return [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row.number)]
+        async with self._held(lease) as connection:
+            rows = await self._sql["open_flights"].rows(connection, self._lane(lease))
+            return [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row["number"])]
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
         """See LaneStore."""
-        async with self._held(lease, rest=turn.rest) as session:
-            failed = await self._settle(session, lease, turn)
-            claimed = await self._claim(session, lease, turn) if turn.limit else Turned()
+        async with self._held(lease, rest=turn.rest) as connection:
+            failed = await self._settle(connection, lease, turn)
+            claimed = await self._claim(connection, lease, turn) if turn.limit else Turned()
             return Turned(
                 flight=claimed.flight,
                 topic=claimed.topic,
@@ -85,50 +84,49 @@ class PostgresLaneStore:
             )
 
     @asynccontextmanager
-    async def _held(self, lease: Lease, *, rest: float = 0.0) -> AsyncIterator[AsyncSession]:
+    async def _held(self, lease: Lease, *, rest: float = 0.0) -> AsyncIterator[asyncpg.Connection]:
         values = {**self._lane(lease), "epoch": lease.epoch, "lease_seconds": self._lease_seconds + 2 * rest}
-        async with translated(), self._session_factory() as session, session.begin():
-            held = await session.execute(self._sql["hold"], values)
-            if held.scalar() is None:
+        async with transaction(self._connect) as connection:
+            if not await self._sql["hold"].run(connection, values):
                 raise LeaseLost(f"lane {lease.lane} has another owner")
-            yield session
+            yield connection
 
     def _lane(self, lease: Lease) -> dict[str, Any]:
         return {**self._tenant, "lane": lease.lane}
 
-    async def _settle(self, session: AsyncSession, lease: Lease, turn: Turn) -> int:
+    async def _settle(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> int:
         """Returns how many refused rows became ERR."""
         over = [*([turn.settled] if turn.settled else []), *turn.withdrawn]
         if over:
             topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
-            await session.execute(self._sql["land"], {**self._lane(lease), "topics": topics, "first_sequences": firsts})
+            await self._sql["land"].run(connection, {**self._lane(lease), "topics": topics, "first_sequences": firsts})
         if turn.settled is None:
             return 0
-        await self._rows.mark_sent(session, [event_id for event_id in turn.settled.ids if event_id not in turn.refused])
-        return await self._rows.mark_refused(session, turn.refused, turn.settled.retry_counts, self._retries)
+        await self._rows.mark_sent(connection, [id_ for id_ in turn.settled.ids if id_ not in turn.refused])
+        return await self._rows.mark_refused(connection, turn.refused, turn.settled.retry_counts, self._retries)
 
-    async def _look_for_low_water(self, session: AsyncSession) -> int:
+    async def _look_for_low_water(self, connection: asyncpg.Connection) -> int:
         """The sequence number at which a claim begins to read."""
         if self._holding["hold_aggregates"]:
             # A row that is requeued must come before the later ones of its key, wherever it is.
             return BOTTOM
         if self._low_water.is_due():
             began = self._low_water.clock()
-            lowest = (await session.execute(self._sql["lowest"], self._tenant)).scalar()
+            lowest = await self._sql["lowest"].value(connection, self._tenant)
             self._low_water.looked(lowest, took=self._low_water.clock() - began)
         return self._low_water.mark
 
-    async def _claim(self, session: AsyncSession, lease: Lease, turn: Turn) -> Turned:
+    async def _claim(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> Turned:
         values = {**self._lane(lease), **self._holding, "lanes": lease.lanes, "limit": turn.limit}
-        low_water = await self._look_for_low_water(session)
-        rows = (await session.execute(self._sql["candidates"], {**values, "low_water": low_water})).all()
+        low_water = await self._look_for_low_water(connection)
+        rows = await self._sql["candidates"].rows(connection, {**values, "low_water": low_water})
         if rows:
             self._low_water.claimed()
-        free = _not_behind_locked(rows) if self._ordered else [row for row in rows if row.is_locked]
+        free = _not_behind_locked(rows) if self._ordered else [row for row in rows if row["is_locked"]]
         events, unreadable, counts = _read(free)
         if self._holding["hold_aggregates"]:
             events = _not_behind_unreadable(free, events, unreadable)
-        failed = await self._rows.mark_refused(session, unreadable, counts, self._retries)
+        failed = await self._rows.mark_refused(connection, unreadable, counts, self._retries)
         if not events:
             return Turned(failed=failed)
         topic = self._topic_of(events[0])
@@ -141,7 +139,7 @@ class PostgresLaneStore:
             "ids": [event.id for event in chosen],
             "by_key": self._by_key,
         }
-        first = (await session.execute(self._sql["take_off"], {**self._lane(lease), **flight})).scalar_one()
+        first = await self._sql["take_off"].value(connection, {**self._lane(lease), **flight})
         return Turned(
             flight=Flight(
                 topic=topic,
@@ -154,13 +152,13 @@ class PostgresLaneStore:
         )
 
 
-def _not_behind_locked(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+def _not_behind_locked(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     """Without the rows that somebody else holds, and the later ones of their keys, which must not overtake them."""
     held: set[str] = set()
     free = []
     for row in rows:
         key = _key(row)
-        if not row.is_locked:
+        if not row["is_locked"]:
             held.add(key)
         elif key not in held:
             free.append(row)
@@ -168,33 +166,33 @@ def _not_behind_locked(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 def _not_behind_unreadable(
-    rows: Sequence[Row[Any]], events: Sequence[Envelope], unreadable: Collection[UUID]
+    rows: Sequence[asyncpg.Record], events: Sequence[Envelope], unreadable: Collection[UUID]
 ) -> list[Envelope]:
     """Without the later ones of a key of which a row is about to be in ERR."""
     held: set[str] = set()
     behind: set[UUID] = set()
     for row in rows:
-        if row.id in unreadable:
+        if row["id"] in unreadable:
             held.add(_key(row))
         elif _key(row) in held:
-            behind.add(row.id)
+            behind.add(row["id"])
     return [event for event in events if event.id not in behind]
 
 
-def _key(row: Row[Any]) -> str:
-    key: str = row.aggregate_id if row.ordering_key is None else row.ordering_key
+def _key(row: asyncpg.Record) -> str:
+    key: str = row["aggregate_id"] if row["ordering_key"] is None else row["ordering_key"]
     return key
 
 
-def _read(rows: Sequence[Row[Any]]) -> tuple[list[Envelope], dict[UUID, Refusal], dict[UUID, int]]:
+def _read(rows: Sequence[asyncpg.Record]) -> tuple[list[Envelope], dict[UUID, Refusal], dict[UUID, int]]:
     events: list[Envelope] = []
     unreadable: dict[UUID, Refusal] = {}
     for row in rows:
         try:
             events.append(read_row(row))
         except (ValueError, RecursionError) as error:
-            unreadable[row.id] = Refusal(f"the row cannot be read: {error}", permanent=True)
-    return events, unreadable, {row.id: row.retry_cnt for row in rows}
+            unreadable[row["id"]] = Refusal(f"the row cannot be read: {error}", permanent=True)
+    return events, unreadable, {row["id"]: row["retry_cnt"] for row in rows}
 
 
 def _cut(events: Sequence[Envelope]) -> list[Envelope]:
@@ -219,14 +217,14 @@ def _characters(headers: Mapping[str, str]) -> int:
     return sum(len(name) + len(value) for name, value in headers.items())
 
 
-def _flight(members: Sequence[Row[Any]]) -> Flight:
+def _flight(members: Sequence[asyncpg.Record]) -> Flight:
     events, unreadable, counts = _read(members)
     # All were readable when they were claimed; one that is not any more was changed by hand, and stays NEW.
     return Flight(
-        topic=members[0].flight_topic,
-        first_sequence=members[0].first_sequence,
+        topic=members[0]["flight_topic"],
+        first_sequence=members[0]["first_sequence"],
         events=events,
         retry_counts={event_id: count for event_id, count in counts.items() if event_id not in unreadable},
-        by_key=members[0].by_key,
+        by_key=members[0]["by_key"],
         recovered=True,
     )

@@ -11,10 +11,10 @@ RETURNING epoch, set_config('enable_bitmapscan', 'off', true), set_config('enabl
 
 -- name: open_flights
 -- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
-SELECT flight.number, flight.topic AS flight_topic, flight.first_sequence, flight.by_key, outbox.id, outbox.tenant_id,
-       outbox.aggregate_id, outbox.type, outbox.schema_id, outbox.schema_ver, outbox.payload::text AS payload,
-       outbox.headers::text AS headers, outbox.ordering_key, outbox.topic,
-       coalesce(outbox.retry_cnt, 0) AS retry_cnt, outbox.created_at
+SELECT outbox.id, outbox.tenant_id, outbox.aggregate_id, outbox.type, outbox.schema_id, outbox.schema_ver,
+       outbox.payload::text AS payload, outbox.headers::text AS headers, outbox.ordering_key, outbox.topic,
+       outbox.created_at, coalesce(outbox.retry_cnt, 0) AS retry_cnt,
+       flight.number, flight.topic AS flight_topic, flight.first_sequence, flight.by_key
 FROM (SELECT number, topic, first_sequence, ids, by_key
       FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane) AS flight,
      unnest(flight.ids) WITH ORDINALITY AS member (id, place),
@@ -36,7 +36,7 @@ WITH waiting AS MATERIALIZED (
     GROUP BY 1
 ), candidate AS MATERIALIZED (
     SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
-           ordering_key, topic, coalesce(retry_cnt, 0) AS retry_cnt, created_at, seq
+           ordering_key, topic, created_at, coalesce(retry_cnt, 0) AS retry_cnt, seq
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :low_water AND available_at <= statement_timestamp()
           -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.

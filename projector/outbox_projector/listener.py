@@ -20,9 +20,9 @@ from uuid import uuid4
 
 import asyncpg
 import structlog
-from sqlalchemy import text
 
-from outbox_projector.database import Database, DatabaseUnavailable, translated
+from outbox_projector.database import Database
+from outbox_projector.database_errors import DatabaseUnavailable, translated
 from outbox_projector.policies import Retries
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ DEAF_SECONDS = 600.0
 """Until LISTEN is tried again where it did not work: somebody may have changed the pooler, which is rare."""
 TIDY_SECONDS = 15.0
 """How often connections that a busy time has left are closed, but for the one that listens."""
-_NOTIFY = text("SELECT pg_notify(:channel, :payload)")
+_NOTIFY = "SELECT pg_notify($1, $2)"
 _TRIAL = "trial "
 """Begins the payload of our own notifications, which wake nobody."""
 
@@ -78,8 +78,7 @@ class Listener:
             try:
                 if not self.works:
                     self._become(await self._listen())
-                async with translated():
-                    await self._database.close_idle(but=self._driver)
+                await self._database.close_idle(but=self._driver)
                 failures, pause = 0, TIDY_SECONDS if self.works else DEAF_SECONDS
             except DatabaseUnavailable as outage:
                 # Whoever asks the database for events says so, and more often.
@@ -92,15 +91,12 @@ class Listener:
 
     async def _listen(self) -> bool:
         """Makes one connection listen, and tries whether it hears. Raises DatabaseUnavailable."""
-        async with self._database.connect() as other, self._database.connect() as idle:
-            driver = (await idle.get_raw_connection()).driver_connection
-            assert driver is not None
+        async with translated(), self._database() as other, self._database() as driver:
             driver.add_termination_listener(self._ended)
             self._driver, self._payload = driver, f"{_TRIAL}{uuid4()}"
             self._answered.clear()
-            async with translated():
-                await driver.add_listener(self._channel, self._notified)
-            await other.execute(_NOTIFY, {"channel": self._channel, "payload": self._payload})
+            await driver.add_listener(self._channel, self._notified)
+            await other.execute(_NOTIFY, self._channel, self._payload)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._hearing_seconds):
                     await self._answered.wait()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import structlog
 
 from bento_outbox import BusUnavailable
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import LEASE_SECONDS, LanePublisher, LaneStore, Lease, LeaseLost
 from outbox_projector.lane import OUTAGE, Lane, LaneObserver
 from outbox_projector.policies import Polling

@@ -5,8 +5,6 @@ Exactly once into a topic takes a broker that deduplicates: `app.py` puts the sa
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from functools import cache
 from typing import Literal
@@ -18,20 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bento_outbox import BusUnavailable, MessageBus
 from bento_outbox.table import outbox_table
 from outbox_projector.bus_lane import BusLanePublisher
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.lane import LaneObserver
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.loop import LaneProjector
 from outbox_projector.policies import Polling, Retries
-from outbox_projector.postgres_leases import PostgresLeases
+from outbox_projector.postgres_leases import PostgresLeases, this_process
+from outbox_projector.sessions import borrowed
 
 Ordering = Literal["Aggregate", "None"]
 OnError = Literal["Continue", "HoldAggregate"]
-
-
-def this_process() -> str:
-    """A name among the processes that share a tenant's lanes. A pod's first process keeps it over its restarts."""
-    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 class Unobserved:
@@ -68,19 +62,20 @@ class OutboxProjector(LaneProjector):
         polling: Polling | None = None,
         observer: LaneObserver | None = None,
     ) -> None:
-        """session_factory: opens a session; may raise DatabaseUnavailable.
+        """session_factory: opens a session on asyncpg, whose connection is used.
 
         batch_size: rows a flight, from 1.
         name: of this one among those that share the tenant's lanes, no other's at the same time. Whoever comes again
             under its name after a crash has its lanes back at once.
         lanes: of the tenant, 1 to 64; the youngest of those that share them decides.
         """
+        connect = borrowed(session_factory)
         super().__init__(
             leases=PostgresLeases(
-                session_factory, table, tenant_id=tenant_id, name=name or f"{this_process()}/{uuid4()}", lanes=lanes
+                connect, table, tenant_id=tenant_id, name=name or f"{this_process()}/{uuid4()}", lanes=lanes
             ),
             store=PostgresLaneStore(
-                session_factory,
+                connect,
                 table,
                 tenant_id=tenant_id,
                 retries=retries or Retries(),

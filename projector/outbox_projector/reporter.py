@@ -15,10 +15,10 @@ from datetime import datetime
 from typing import Protocol
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import BusUnavailable, MessageBus
-from outbox_projector.database import DatabaseUnavailable, translated
+from outbox_projector.database import Connect
+from outbox_projector.database_errors import DatabaseUnavailable, translated
 from outbox_projector.health import FALSE, UNKNOWN, Health, utc_now
 from outbox_projector.policies import Random
 from outbox_projector.report import Pace, Status, build_status, is_material
@@ -58,7 +58,7 @@ class Reporter:
     def __init__(
         self,
         *,
-        session_factory: Callable[[], AsyncSession],
+        connect: Connect,
         store: Store,
         bus: MessageBus,
         tenant_id: str,
@@ -73,7 +73,7 @@ class Reporter:
 
         within: waits so many seconds for an event.
         """
-        self._session_factory = session_factory
+        self._connect = connect
         self._store = store
         self._bus = bus
         self._tenant_id = tenant_id
@@ -126,7 +126,7 @@ class Reporter:
         try:
             began, self._measuring_seconds = time.monotonic(), 0.0
             async with translated():
-                self._health.measured(await self._store.measure(self._session_factory))
+                self._health.measured(await self._store.measure(self._connect))
             self._measuring_seconds = time.monotonic() - began
             if self._health.database.status == UNKNOWN:
                 self._health.database_answered()

@@ -7,17 +7,20 @@ pods the one that holds the note works. The filter that holds is the one that wa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+import asyncpg
 
-from bento_outbox.failed_events import BATCH_SIZE, Action, FailedRows, Filter
-from bento_outbox.statements import statement
-from outbox_projector.database import translated
+from bento_outbox.channels import channel_of
+from bento_outbox.failed_filter import BATCH_SIZE, Action, Filter
+from bento_outbox.headers import REQUEUED_AT
+from bento_outbox.sql_files import Named
+from outbox_projector.database import Connect, transaction
+from outbox_projector.sql import statements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,55 +63,60 @@ class RequestStore:
 
     def __init__(
         self,
-        session_factory: Callable[[], AsyncSession],
-        table: Table,
+        connect: Connect,
+        table: Named,
         tenant_id: str,
         *,
         batch_size: int = BATCH_SIZE,
     ) -> None:
         """batch_size: events a transaction."""
-        self._session_factory = session_factory
+        self._connect = connect
         self._tenant_id = tenant_id
         self._batch_size = batch_size
-        self._failed = FailedRows(table)
-        self._sql = {name: statement(__package__, "requests.sql", name, table) for name in ("begin", "hold", "advance")}
+        self._channel = channel_of(table, tenant_id)
+        self._sql = statements(__package__, "requests.sql", table)
+        self._failed = statements("bento_outbox", "failed_events.sql", table)
 
     async def begin(self, request: Request) -> None:
         """Notes the request, if nobody has. Raises ValueError when its filter makes no sense."""
         filter_of(self._tenant_id, request.filter)
-        async with translated(), self._session_factory() as session, session.begin():
-            await session.execute(self._sql["begin"], self._key(request) | {"filter": json.dumps(dict(request.filter))})
+        async with transaction(self._connect) as connection:
+            values = self._key(request) | {"filter": json.dumps(dict(request.filter))}
+            await self._sql["begin"].run(connection, values)
 
     async def batch(self, request: Request) -> Progress | None:
         """The next batch of a request that was begun, if it is not completed; None if another pod is at it."""
-        async with translated(), self._session_factory() as session, session.begin():
-            noted = (await session.execute(self._sql["hold"], self._key(request))).one_or_none()
+        async with transaction(self._connect) as connection:
+            noted = await self._sql["hold"].row(connection, self._key(request))
             if noted is None:
                 return None
-            if noted.completed_at is not None:
-                return Progress(events=noted.events, completed_at=noted.completed_at)
-            return await self._advance(await session.connection(), request, noted)
+            if noted["completed_at"] is not None:
+                return Progress(events=noted["events"], completed_at=noted["completed_at"])
+            return await self._advance(connection, request, noted)
 
-    async def _advance(self, connection: AsyncConnection, request: Request, noted: Any) -> Progress:
-        wanted = filter_of(self._tenant_id, json.loads(noted.filter))
+    async def _advance(self, connection: asyncpg.Connection, request: Request, noted: asyncpg.Record) -> Progress:
+        wanted = filter_of(self._tenant_id, json.loads(noted["filter"]))
         if request.action == "discard":
             # Nobody can have meant an event that failed later.
-            wanted = replace(wanted, failed_until=min(wanted.failed_until or noted.begun_at, noted.begun_at))
-        found = await self._failed.find(
-            connection,
-            wanted,
-            after=noted.after_seq,
-            through=noted.through_seq,
-            limit=self._batch_size,
-        )
-        ids = [event.id for event in found]
+            begun_at = noted["begun_at"]
+            wanted = replace(wanted, failed_until=min(wanted.failed_until or begun_at, begun_at))
+        pages = wanted.values(after=noted["after_seq"], through=noted["through_seq"], limit=self._batch_size)
+        found = await self._failed["find"].rows(connection, pages)
         values = {
-            "after_seq": found[-1].seq if found else noted.after_seq,
-            "changed": await self._failed.change(connection, request.action, self._tenant_id, ids),
+            "after_seq": found[-1]["seq"] if found else noted["after_seq"],
+            "changed": await self._change(connection, request.action, [row["id"] for row in found]),
             "over": len(found) < self._batch_size,
         }
-        advanced = (await connection.execute(self._sql["advance"], self._key(request) | values)).one()
-        return Progress(events=advanced.events, completed_at=advanced.completed_at)
+        (advanced,) = await self._sql["advance"].rows(connection, self._key(request) | values)
+        return Progress(events=advanced["events"], completed_at=advanced["completed_at"])
+
+    async def _change(self, connection: asyncpg.Connection, action: Action, ids: Sequence[UUID]) -> int:
+        """Requeues or discards them. Returns how many were still ERR."""
+        values = {"tenant_id": self._tenant_id, "ids": ids, "header": REQUEUED_AT}
+        changed = await self._failed[action].run(connection, values)
+        if changed:
+            await self._failed["wake"].run(connection, {"channel": self._channel})
+        return changed
 
     def _key(self, request: Request) -> dict[str, Any]:
         return {"tenant_id": self._tenant_id, "action": request.action, "request_id": request.id}

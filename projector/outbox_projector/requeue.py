@@ -19,12 +19,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, get_args
 
+import asyncpg
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from bento_outbox import MisuseError
-from bento_outbox.failed_events import Action
-from outbox_projector.database import DatabaseUnavailable
+from bento_outbox.failed_filter import Action
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.health import Health
 from outbox_projector.report import timestamp
 from outbox_projector.reporter import StatusWriteFailed
@@ -99,9 +99,8 @@ class Requests:
                 progress = await self._store.batch(request)
         except DatabaseUnavailable as outage:
             await self._answer(request, "Running", progress, f"waits for the database: {outage}")
-        except (ValueError, MisuseError, DBAPIError) as error:
-            cause = getattr(error, "orig", None) or error
-            sentence = str(cause).splitlines()[0]
+        except (ValueError, MisuseError, asyncpg.PostgresError) as error:
+            sentence = str(error).splitlines()[0]
             log.warning("request failed", action=request.action, request_id=request.id, cause=sentence)
             await self._answer(request, "Failed", progress, f"{sentence}: correct it, and ask under another requestId")
         else:

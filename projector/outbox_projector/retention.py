@@ -13,15 +13,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
-from sqlalchemy import Table
-from sqlalchemy.engine import CursorResult
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from bento_outbox.statements import statement
-from outbox_projector.database import DatabaseUnavailable, translated
+from bento_outbox.sql_files import Named
+from outbox_projector.database import Connect, transaction
+from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.sql import statements
 
 log = structlog.get_logger()
 
@@ -45,26 +44,25 @@ class Retention:
 
     def __init__(
         self,
-        session_factory: Callable[[], AsyncSession],
-        table: Table,
+        connect: Connect,
+        table: Named,
         tenant_id: str,
         *limits: Limit,
         deleted: Callable[[int], None],
         batch_size: int = BATCH_SIZE,
         rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """session_factory: as of the lanes. limits: one a status. deleted: told how many rows each batch deleted.
+        """limits: one a status. deleted: told how many rows each batch deleted.
 
         The role needs DELETE on the table.
         """
-        self._session_factory = session_factory
+        self._connect = connect
         self._tenant_id = tenant_id
         self._limits = limits
         self._deleted = deleted
         self._batch_size = batch_size
         self._rest = rest
-        names = ("turn", "delete_sent", "delete_err")
-        self._sql = {name: statement(__package__, "retention.sql", name, table) for name in names}
+        self._sql = statements(__package__, "retention.sql", table)
 
     async def run_forever(self) -> None:
         """Until it is cancelled. Outages are waited out."""
@@ -86,9 +84,9 @@ class Retention:
         Raises DatabaseUnavailable.
         """
         values = {"tenant_id": self._tenant_id, "keep_seconds": limit.keep_seconds, "batch_size": self._batch_size}
-        async with translated(), self._session_factory() as session, session.begin():
-            if not (await session.execute(self._sql["turn"], {"tenant_id": self._tenant_id})).scalar_one():
+        async with transaction(self._connect) as connection:
+            if not await self._sql["turn"].value(connection, values):
                 return 0
-            result: CursorResult[Any] = await session.execute(self._sql[f"delete_{limit.status.lower()}"], values)  # type: ignore[assignment] # of a DELETE
-        self._deleted(result.rowcount)
-        return result.rowcount
+            deleted = await self._sql[f"delete_{limit.status.lower()}"].run(connection, values)
+        self._deleted(deleted)
+        return deleted

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Table
-from sqlalchemy.ext.asyncio import AsyncSession
+import asyncpg
 
 from bento_outbox import Envelope, Refusal
-from bento_outbox.statements import statement
-from bento_outbox.table import ERR
-from outbox_projector.database import autocommitting
+from bento_outbox.sql_files import Named
+from outbox_projector.database import Connect
 from outbox_projector.policies import Retries
+from outbox_projector.sql import statements
 
 COUNT_LIMIT = 100_000
 """Pending and failed rows are counted exactly up to here; the figure is a lower bound beyond."""
+
+
+_NO_HEADERS = (None, "", "{}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +37,22 @@ class Backlog:
 
 
 class Store:
-    """Statements on one tenant's rows, each within the session it is given."""
+    """Statements on one tenant's rows, each on the connection it is given."""
 
-    def __init__(self, table: Table, tenant_id: str, *, keep_sent: bool = True) -> None:
+    def __init__(self, table: Named, tenant_id: str, *, keep_sent: bool = True) -> None:
         """keep_sent: whether a row that is sent stays in the table, marked; else it is deleted."""
         self._tenant_id = tenant_id
-        self._mark_sent = statement(__package__, "queries.sql", "mark_sent" if keep_sent else "delete_sent", table)
-        self._mark_refused = statement(__package__, "queries.sql", "mark_refused", table)
-        names = ("look", "in_order", "count_pending")
-        self._measuring = {name: statement(__package__, "queries.sql", name, table) for name in names}
+        self._sql = statements(__package__, "queries.sql", table)
+        self._settle = self._sql["mark_sent" if keep_sent else "delete_sent"]
 
-    async def mark_sent(self, session: AsyncSession, ids: Collection[UUID]) -> None:
+    async def mark_sent(self, connection: asyncpg.Connection, ids: Collection[UUID]) -> None:
         """NEW → SENT, or gone."""
         if ids:
-            await session.execute(self._mark_sent, {"ids": list(ids)})
+            await self._settle.run(connection, {"ids": list(ids)})
 
     async def mark_refused(
         self,
-        session: AsyncSession,
+        connection: asyncpg.Connection,
         refused: Mapping[UUID, Refusal],
         counts: Mapping[UUID, int],
         retries: Retries,
@@ -60,8 +60,8 @@ class Store:
         """NEW → NEW, later; or NEW → ERR. Returns how many became ERR."""
         if not refused:
             return 0
-        statuses = await session.execute(
-            self._mark_refused,
+        rows = await self._sql["mark_refused"].rows(
+            connection,
             {
                 "ids": list(refused),
                 "reasons": [_as_text(refusal.reason) for refusal in refused.values()],
@@ -70,50 +70,58 @@ class Store:
                 "max_retries": retries.maximum,
             },
         )
-        return sum(status == ERR for status in statuses.scalars())
+        return sum(row["status"] == "ERR" for row in rows)
 
-    async def measure(self, session_factory: Callable[[], AsyncSession]) -> Backlog:
+    async def measure(self, connect: Connect) -> Backlog:
         """Counts what waits and what failed. One statement when nothing waits, else a short transaction besides."""
-        values = {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT}
-        async with autocommitting(session_factory) as session:
-            row = (await session.execute(self._measuring["look"], values)).one()
-        pending = 0
-        if row.oldest_seq is not None:
-            async with session_factory() as session, session.begin():
-                await session.execute(self._measuring["in_order"])
-                counted = await session.execute(
-                    self._measuring["count_pending"], values | {"oldest_seq": row.oldest_seq}
-                )
-                pending = counted.scalar_one()
+        values: dict[str, Any] = {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT}
+        async with connect() as connection:
+            (look,) = await self._sql["look"].rows(connection, values)
+            pending = 0
+            if look["oldest_seq"] is not None:
+                async with connection.transaction():
+                    await self._sql["in_order"].run(connection, {})
+                    values["oldest_seq"] = look["oldest_seq"]
+                    pending = await self._sql["count_pending"].value(connection, values)
         # What was there at the first look may be delivered before the second.
-        oldest_seconds = float(row.oldest_seconds) if pending else 0.0
-        return Backlog(pending=pending, errors=row.errors, oldest_seconds=oldest_seconds)
+        oldest_seconds = float(look["oldest_seconds"]) if pending else 0.0
+        return Backlog(pending=pending, errors=look["errors"], oldest_seconds=oldest_seconds)
 
 
-def read_row(row: Row[Any]) -> Envelope:
-    """The row as an envelope. Raises ValueError: other writers than our library may insert what they like.
+def read_row(row: asyncpg.Record) -> Envelope:
+    """The row as an envelope; its first columns are those of an event, in the order of `lanes.sql`.
+
+    Raises ValueError: other writers than our library may insert what they like.
 
     A table that was made by an older version may hold NULL wherever its writer left something out.
     """
-    headers = json.loads(row.headers or "{}")
-    if not isinstance(headers, dict):
-        raise ValueError("headers is not a JSON object")
-    for column in ("type", "aggregate_id", "payload"):
-        if not getattr(row, column):
+    # Columns by name would cost as much as all the rest.
+    (event_id, tenant_id, aggregate_id, event_type, schema_id, schema_ver, payload, headers, ordering_key, topic) = row[
+        :10
+    ]
+    for column, value in (("type", event_type), ("aggregate_id", aggregate_id), ("payload", payload)):
+        if not value:
             raise ValueError(f"{column} is empty")
     return Envelope(
-        id=row.id,
-        tenant_id=row.tenant_id,
-        aggregate_id=row.aggregate_id,
-        type=row.type,
-        schema_id=row.schema_id,
-        schema_ver=row.schema_ver,
-        payload=row.payload.encode(),
-        headers={name: value if isinstance(value, str) else json.dumps(value) for name, value in headers.items()},
-        ordering_key=row.ordering_key,
-        topic=row.topic,
-        created_at=row.created_at,
+        id=event_id,
+        tenant_id=tenant_id,
+        aggregate_id=aggregate_id,
+        type=event_type,
+        schema_id=schema_id,
+        schema_ver=schema_ver,
+        payload=payload.encode(),
+        headers={} if headers in _NO_HEADERS else _headers(headers),
+        ordering_key=ordering_key,
+        topic=topic,
+        created_at=row["created_at"],
     )
+
+
+def _headers(text: str) -> dict[str, str]:
+    headers = json.loads(text)
+    if not isinstance(headers, dict):
+        raise ValueError("headers is not a JSON object")
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in headers.items()}
 
 
 def _as_text(reason: str) -> str:

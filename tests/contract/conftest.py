@@ -12,6 +12,7 @@ from bento_outbox.table import outbox_table
 from outbox_projector import Retries
 from outbox_projector.flights import Lease
 from outbox_projector.lane_store import PostgresLaneStore
+from outbox_projector.sessions import borrowed
 from tests.support.lanes import acquired, topic_of
 
 LATER = Retries(maximum=3, initial_seconds=3600, longest_seconds=3600)
@@ -23,7 +24,7 @@ def new_store(sessions: async_sessionmaker[AsyncSession], tenant: str) -> Callab
 
     def make(**options: Any) -> PostgresLaneStore:
         settings: dict[str, Any] = {"tenant_id": tenant, "retries": LATER, "topic_of": topic_of} | options
-        return PostgresLaneStore(sessions, outbox_table, **settings)
+        return PostgresLaneStore(borrowed(sessions), outbox_table, **settings)
 
     return make
 

@@ -20,11 +20,13 @@ from outbox_projector import Retries
 from outbox_projector.flights import Lease, Turn, Turned
 from outbox_projector.lane_store import FLIGHT_BYTES, PostgresLaneStore
 from outbox_projector.low_water import BOTTOM, LOOK_SECONDS
+from outbox_projector.sessions import borrowed
 from tests.conftest import unique
 from tests.support.clocks import Clock
 from tests.support.envelopes import envelope
 from tests.support.lanes import CLAIM, TOPIC, acquired, claimed, topic_of
 from tests.support.rows import Rows, write
+from tests.support.watched import Planned, steps_of
 
 Sessions = async_sessionmaker[AsyncSession]
 NewStore = Callable[..., PostgresLaneStore]
@@ -260,7 +262,7 @@ async def test_rows_of_an_older_table_may_hold_null(empty_engine: AsyncEngine, t
             {"readable": (readable := uuid4()), "hopeless": (hopeless := uuid4()), "tenant": tenant},
         )
     await apply_schema(empty_engine)
-    store = PostgresLaneStore(sessions, outbox_table, tenant_id=tenant, retries=Retries(), topic_of=topic_of)
+    store = PostgresLaneStore(borrowed(sessions), outbox_table, tenant_id=tenant, retries=Retries(), topic_of=topic_of)
     lease = await acquired(sessions, tenant)
 
     flight = await claimed(store, lease)
@@ -362,25 +364,20 @@ async def test_where_failed_rows_hold_back_later_ones_it_begins_at_the_bottom(
 @pytest.mark.parametrize("options", [{}, {"hold_aggregates": True}, {"ordered": False}], ids=str)
 @pytest.mark.parametrize("lanes", [1, 4])
 async def test_the_claim_of_a_deep_backlog_reads_the_index_in_order(
-    new_store: NewStore, engine: AsyncEngine, rows: Rows, tenant: str, options: dict[str, bool], lanes: int
+    sessions: Sessions, rows: Rows, tenant: str, options: dict[str, bool], lanes: int
 ) -> None:
     """No sort of the whole backlog for each flight."""
     await rows.insert_many(5000, aggregates=100)
-    async with engine.connect() as connection:
-        await connection.execute(text("ANALYZE outbox"))
-        store = new_store(**options)
-        values = {"tenant_id": tenant, "lane": 0, "lanes": lanes, "limit": 10, "low_water": 0, **store._holding}
-        plan = f"EXPLAIN (FORMAT JSON) {store._sql['candidates'].text}"
-        [explained] = (await connection.execute(text(plan), values)).scalar_one()
+    async with sessions.begin() as session:
+        await session.execute(text("ANALYZE outbox"))
+    planned = Planned(borrowed(sessions), "candidate AS MATERIALIZED")
+    store = PostgresLaneStore(planned, outbox_table, tenant_id=tenant, retries=Retries(), topic_of=topic_of, **options)
+    await store.turn(await acquired(sessions, tenant, lanes=lanes), Turn(limit=10))
 
-    [candidates] = [step for step in _steps(explained["Plan"]) if step.get("Subplan Name") == "CTE candidate"]
-    reading = [step for step in _steps(candidates) if step.get("Relation Name") == "outbox"]
+    [candidates] = [step for step in steps_of(planned.plans[0]) if step.get("Subplan Name") == "CTE candidate"]
+    reading = [step for step in steps_of(candidates) if step.get("Relation Name") == "outbox"]
     assert candidates["Node Type"] == "Limit"
     assert "outbox_tenant_status_seq" in {step.get("Index Name") for step in reading}
     assert not {"Sort", "Incremental Sort", "Seq Scan"} & {
         step["Node Type"] for step in [candidates["Plans"][0], *reading]
     }
-
-
-def _steps(step: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step, *(found for child in step.get("Plans", []) for found in _steps(child))]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, event, text
+from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Refusal
 from bento_outbox.schema import apply_schema, validate_schema
-from bento_outbox.table import LONGEST_NAME, make_outbox_table, outbox_table
+from bento_outbox.sql_files import LONGEST_NAME
+from bento_outbox.table import make_outbox_table, outbox_table
 from outbox_projector import Retries
 from outbox_projector.flights import Lease, LeaseLost, Turn
 from outbox_projector.lane_store import PostgresLaneStore
+from outbox_projector.sessions import borrowed
 from outbox_projector.store import Store
 from tests.support.envelopes import envelope
 from tests.support.lanes import CLAIM, TOPIC, acquired, claimed, topic_of
 from tests.support.rows import Rows, write
+from tests.support.watched import Planned, steps_of
 
 Sessions = async_sessionmaker[AsyncSession]
 NewStore = Callable[..., PostgresLaneStore]
@@ -96,26 +98,14 @@ async def test_a_claim_reads_the_index_in_order_whatever_the_statistics_say(empt
             )
         )
         await session.execute(text("ANALYZE outbox"))
-    plans: list[dict[str, Any]] = []
-
-    def explain(connection: Any, _cursor: Any, sql: str, values: Any, context: Any, _many: bool) -> None:
-        if "candidate AS MATERIALIZED" in sql and not sql.startswith("EXPLAIN"):
-            plans.append(connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", values).scalar_one()[0]["Plan"])
-
-    event.listen(empty_engine.sync_engine, "before_cursor_execute", explain)
-    store = PostgresLaneStore(sessions, outbox_table, tenant_id="tenant-0", retries=Retries(), topic_of=topic_of)
+    planned = Planned(borrowed(sessions), "candidate AS MATERIALIZED")
+    store = PostgresLaneStore(planned, outbox_table, tenant_id="tenant-0", retries=Retries(), topic_of=topic_of)
     await store.turn(await acquired(sessions, "tenant-0"), Turn(limit=1000))
 
-    [candidate] = [step for step in _steps(plans[0]) if step.get("Subplan Name") == "CTE candidate"]
-    steps = list(_steps(candidate))
+    [candidate] = [step for step in steps_of(planned.plans[0]) if step.get("Subplan Name") == "CTE candidate"]
+    steps = list(steps_of(candidate))
     assert [step["Node Type"] for step in steps if step.get("Relation Name") == "outbox"] == ["Index Scan"]
     assert "Sort" not in {step["Node Type"] for step in steps}
-
-
-def _steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for part in plan.get("Plans", []):
-        yield from _steps(part)
 
 
 # settling
@@ -256,7 +246,7 @@ async def test_any_name_that_postgres_takes(
     await validate_schema(empty_engine, table=name, schema=schema)
     table, sessions = make_outbox_table(MetaData(), name=name, schema=schema), async_sessionmaker(empty_engine)
     store = PostgresLaneStore(
-        sessions, table, tenant_id=tenant, retries=Retries(), topic_of=topic_of, hold_aggregates=True
+        borrowed(sessions), table, tenant_id=tenant, retries=Retries(), topic_of=topic_of, hold_aggregates=True
     )
     sent, refused = envelope(tenant_id=tenant), envelope(tenant_id=tenant)
     async with sessions.begin() as session:
@@ -267,7 +257,7 @@ async def test_any_name_that_postgres_takes(
     assert [found.ids for found in await store.open_flights(lease)] == [[sent.id, refused.id]] == [flight.ids]
     await store.turn(lease, Turn(settled=flight, refused={refused.id: Refusal("no")}))
 
-    backlog = await Store(table, tenant).measure(sessions)
+    backlog = await Store(table, tenant).measure(borrowed(sessions))
     assert (backlog.pending, backlog.errors) == (1, 0)
     assert await Rows(sessions, tenant, table).statuses() == ["SENT", "NEW"]
     assert await store.open_flights(lease) == []

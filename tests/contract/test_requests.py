@@ -15,18 +15,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus
-from bento_outbox.failed_events import Action
+from bento_outbox.channels import channel_of
+from bento_outbox.failed_filter import Action
 from bento_outbox.message_form import message_of
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from bento_outbox.tenant_roles import bind_role
-from bento_outbox.waking import channel_of
 from outbox_projector import OutboxProjector
 from outbox_projector.health import Health
 from outbox_projector.metrics import Metrics
 from outbox_projector.reporter import StatusWriteFailed
 from outbox_projector.request_store import Request, RequestStore
 from outbox_projector.requeue import Requests
+from outbox_projector.sessions import borrowed
 from outbox_projector.store import Backlog
 from tests.conftest import unique
 from tests.support.roles import Roles
@@ -84,7 +85,7 @@ def api() -> ApiServer:
 
 @pytest.fixture
 def store(sessions: Sessions, tenant: str) -> RequestStore:
-    return RequestStore(sessions, outbox_table, tenant, batch_size=3)
+    return RequestStore(borrowed(sessions), outbox_table, tenant, batch_size=3)
 
 
 @pytest.fixture
@@ -459,7 +460,7 @@ async def test_what_the_database_refuses_fails_the_request_and_not_the_projector
 async def test_without_the_table_it_waits(api: ApiServer, health: Health, empty_engine: AsyncEngine) -> None:
     sessions = async_sessionmaker(empty_engine)
     api.asks("one")
-    pod = Requests(resource=Pod(api), store=RequestStore(sessions, outbox_table, "acme"), health=health)
+    pod = Requests(resource=Pod(api), store=RequestStore(borrowed(sessions), outbox_table, "acme"), health=health)
     await pod.look()
     assert api.says() == ("one", "Running", 0)
     assert "run `bento-outbox schema apply`" in api.status["requeue"]["message"]
@@ -497,13 +498,17 @@ async def test_under_a_role_that_is_bound_as_projector(
     api.asks("one", "discard", type="b")
     sessions = async_sessionmaker(roles.log_in(role))
 
-    await Requests(resource=Pod(api), store=RequestStore(sessions, outbox_table, "acme"), health=health).look()
+    await Requests(
+        resource=Pod(api), store=RequestStore(borrowed(sessions), outbox_table, "acme"), health=health
+    ).look()
 
     assert (api.says(), api.says("discard")) == (("one", "Completed", 1), ("one", "Completed", 1))
     assert (await acme.statuses(), await bolt.statuses()) == (["NEW"], ["ERR", "ERR"])
     # Set up for the wrong tenant, it can do nothing.
     api.asks("two")
-    await Requests(resource=Pod(api), store=RequestStore(sessions, outbox_table, "bolt"), health=health).look()
+    await Requests(
+        resource=Pod(api), store=RequestStore(borrowed(sessions), outbox_table, "bolt"), health=health
+    ).look()
     assert api.says() == ("two", "Running", 0)
     assert await bolt.statuses() == ["ERR", "ERR"]
     await roles.close()

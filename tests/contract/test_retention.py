@@ -15,8 +15,10 @@ from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from outbox_projector.database import Database, UrlFile
 from outbox_projector.retention import LATEST_SECONDS, PAUSE_SECONDS, SOONEST_SECONDS, Limit, Retention
+from outbox_projector.sessions import borrowed
 from tests.conftest import unique
 from tests.support.rows import Rows
+from tests.support.watched import Planned, steps_of
 
 Sessions = async_sessionmaker[AsyncSession]
 NewRetention = Callable[..., Retention]
@@ -34,7 +36,7 @@ def deleted() -> list[int]:
 @pytest.fixture
 def new_retention(sessions: Sessions, tenant: str, deleted: list[int]) -> NewRetention:
     def make(*limits: Limit, **options: Any) -> Retention:
-        return Retention(sessions, outbox_table, tenant, *limits, deleted=deleted.append, **options)
+        return Retention(borrowed(sessions), outbox_table, tenant, *limits, deleted=deleted.append, **options)
 
     return make
 
@@ -105,7 +107,8 @@ async def test_a_batch_reads_no_more_of_the_index_than_the_batch_whatever_the_st
     """
     await apply_schema(empty_engine)
     sessions = async_sessionmaker(empty_engine)
-    retention = Retention(sessions, outbox_table, "tenant-0", SENT, deleted=lambda _: None)
+    planned = Planned(borrowed(sessions), "DELETE")
+    retention = Retention(planned, outbox_table, "tenant-0", SENT, deleted=lambda _: None)
     async with sessions.begin() as session:
         await session.execute(
             text(
@@ -116,14 +119,11 @@ async def test_a_batch_reads_no_more_of_the_index_than_the_batch_whatever_the_st
         )
         await session.execute(text("ANALYZE outbox"))
 
-    async with sessions.begin() as session:
-        await session.execute(retention._sql["turn"], {"tenant_id": "tenant-0"})
-        values = {"tenant_id": "tenant-0", "keep_seconds": 3600.0, "batch_size": 1000}
-        plan = await session.execute(text(f"EXPLAIN {retention._sql['delete_sent'].text}"), values)
+    await retention.delete_batch(SENT)
 
-    steps = "\n".join(plan.scalars())
-    assert "Index Scan using outbox_sent" in steps
-    assert "Sort" not in steps
+    steps = list(steps_of(planned.plans[0]))
+    assert "outbox_sent" in {step.get("Index Name") for step in steps}
+    assert not {"Sort", "Seq Scan"} & {step["Node Type"] for step in steps}
 
 
 # the loop
@@ -177,7 +177,7 @@ async def test_an_outage_is_waited_out(
     await _sent(rows, 1)
 
     database = Database(UrlFile(tmp_path / "url", "acme/url"))  # not there yet
-    tries = iter([database, sessions])
+    tries = iter([database, borrowed(sessions)])
     retention = Retention(lambda: next(tries)(), outbox_table, tenant, SENT, deleted=deleted.append, rest=Pauses(2))
 
     await _run(retention)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
+import asyncpg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from bento_outbox import Refusal
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from outbox_projector import Retries
+from outbox_projector.sessions import borrowed
 from outbox_projector.store import Store
 from tests.conftest import unique
 from tests.support.rows import Rows
+from tests.support.watched import Planned, Watched, steps_of
 
 Sessions = async_sessionmaker[AsyncSession]
+Connection = asyncpg.Connection
 AT_ONCE = Retries(maximum=3, initial_seconds=1e-6, longest_seconds=1e-6)
 
 
@@ -29,21 +31,19 @@ def store(tenant: str) -> Store:
 
 
 @pytest.fixture
-async def session(sessions: Sessions) -> AsyncIterator[AsyncSession]:
-    """A session whose changes are undone unless the test commits them."""
-    async with sessions() as session:
-        yield session
+async def connection(sessions: Sessions) -> AsyncIterator[Connection]:
+    async with borrowed(sessions)() as connection:
+        yield connection
 
 
 # settle
 
 
-async def test_sent_rows_have_a_time_and_no_error(store: Store, session: AsyncSession, rows: Rows) -> None:
+async def test_sent_rows_have_a_time_and_no_error(store: Store, connection: Connection, rows: Rows) -> None:
     sent = await rows.insert(last_error="was refused once", retry_cnt=1)
     waiting = await rows.insert()
 
-    await store.mark_sent(session, [sent])
-    await session.commit()
+    await store.mark_sent(connection, [sent])
 
     first, second = await rows.all()
     assert (first.status, first.last_error, first.retry_cnt) == ("SENT", None, 1)
@@ -51,60 +51,58 @@ async def test_sent_rows_have_a_time_and_no_error(store: Store, session: AsyncSe
     assert (second.id, second.status, second.sent_at) == (waiting, "NEW", None)
 
 
-async def test_nothing_to_mark(store: Store, session: AsyncSession) -> None:
-    await store.mark_sent(session, [])
+async def test_nothing_to_mark(store: Store, connection: Connection) -> None:
+    await store.mark_sent(connection, [])
 
-    assert await store.mark_refused(session, {}, {}, Retries()) == 0
+    assert await store.mark_refused(connection, {}, {}, Retries()) == 0
 
 
-async def test_a_refused_row_waits_for_its_next_attempt(store: Store, session: AsyncSession, rows: Rows) -> None:
+async def test_a_refused_row_waits_for_its_next_attempt(store: Store, connection: Connection, rows: Rows) -> None:
     refused = await rows.insert()
     retries = Retries(maximum=3, initial_seconds=3600, longest_seconds=3600)
 
-    failed = await store.mark_refused(session, {refused: Refusal("not now")}, {refused: 0}, retries)
-    await session.commit()
+    failed = await store.mark_refused(connection, {refused: Refusal("not now")}, {refused: 0}, retries)
 
     [row] = await rows.all()
     assert (failed, row.status, row.retry_cnt, row.last_error) == (0, "NEW", 1, "not now")
     assert timedelta(minutes=29) < row.available_at - row.created_at < timedelta(minutes=61)
 
 
-async def test_the_wait_grows_with_each_refusal(store: Store, session: AsyncSession, rows: Rows) -> None:
+async def test_the_wait_grows_with_each_refusal(store: Store, connection: Connection, rows: Rows) -> None:
     """The statement takes each row's own wait."""
     young, old = await rows.insert(), await rows.insert(retry_cnt=4)
     retries = Retries(maximum=100, initial_seconds=100, longest_seconds=10_000)
 
-    await store.mark_refused(session, dict.fromkeys((young, old), Refusal("no")), {young: 0, old: 4}, retries)
-    await session.commit()
+    await store.mark_refused(connection, dict.fromkeys((young, old), Refusal("no")), {young: 0, old: 4}, retries)
 
     waits = [row.available_at - row.created_at for row in await rows.all()]
     assert waits[0] < timedelta(seconds=200) < timedelta(seconds=700) < waits[1]
 
 
-async def test_the_last_attempt_turns_the_row_to_err(store: Store, session: AsyncSession, rows: Rows) -> None:
+async def test_the_last_attempt_turns_the_row_to_err(store: Store, connection: Connection, rows: Rows) -> None:
     refused = await rows.insert()
 
     failed = []
     for count in range(3):
-        failed.append(await store.mark_refused(session, {refused: Refusal(f"no {count}")}, {refused: count}, AT_ONCE))
-    await session.commit()
+        failed.append(
+            await store.mark_refused(connection, {refused: Refusal(f"no {count}")}, {refused: count}, AT_ONCE)
+        )
 
     [row] = await rows.all()
     assert (failed, row.status, row.retry_cnt, row.last_error) == ([0, 0, 1], "ERR", 3, "no 2")
 
 
 async def test_a_permanent_refusal_turns_the_row_to_err_at_once(
-    store: Store, session: AsyncSession, rows: Rows
+    store: Store, connection: Connection, rows: Rows
 ) -> None:
     hopeless, retried = await rows.insert(), await rows.insert()
 
     failed = await store.mark_refused(
-        session,
+        connection,
         {hopeless: Refusal("too large", permanent=True), retried: Refusal("not now")},
         {hopeless: 0, retried: 0},
         Retries(initial_seconds=3600, longest_seconds=3600),
     )
-    await session.commit()
 
     assert failed == 1
     failed_row, waiting = await rows.all()
@@ -118,7 +116,7 @@ async def test_a_permanent_refusal_turns_the_row_to_err_at_once(
 
 
 async def test_an_empty_table_has_no_backlog(store: Store, sessions: Sessions) -> None:
-    backlog = await store.measure(sessions)
+    backlog = await store.measure(borrowed(sessions))
 
     assert (backlog.pending, backlog.errors, backlog.oldest_seconds) == (0, 0, 0)
 
@@ -130,7 +128,7 @@ async def test_the_backlog_is_what_waits_and_what_failed(store: Store, sessions:
     await rows.insert(sql={"available_at": "now() + interval '1 hour'"})
     await Rows(sessions, unique("tenant")).insert(sql={"created_at": "now() - interval '7 hours'"})
 
-    backlog = await store.measure(sessions)
+    backlog = await store.measure(borrowed(sessions))
 
     assert (backlog.pending, backlog.errors, backlog.pending_is_lower_bound) == (2, 1, False)
     assert 3600 <= backlog.oldest_seconds < 7200
@@ -139,7 +137,7 @@ async def test_the_backlog_is_what_waits_and_what_failed(store: Store, sessions:
 async def test_a_clock_that_is_ahead_gives_no_negative_age(store: Store, sessions: Sessions, rows: Rows) -> None:
     await rows.insert(sql={"created_at": "now() + interval '1 hour'"})
 
-    assert (await store.measure(sessions)).oldest_seconds == 0
+    assert (await store.measure(borrowed(sessions))).oldest_seconds == 0
 
 
 async def test_counting_ends_at_its_limit(
@@ -148,27 +146,20 @@ async def test_counting_ends_at_its_limit(
     monkeypatch.setattr("outbox_projector.store.COUNT_LIMIT", 10)
     await rows.insert_many(25)
 
-    backlog = await store.measure(sessions)
+    backlog = await store.measure(borrowed(sessions))
 
     assert (backlog.pending, backlog.pending_is_lower_bound) == (10, True)
 
 
 async def test_while_nothing_waits_a_measurement_is_one_statement_outside_a_transaction(
-    store: Store, sessions: Sessions, engine: AsyncEngine, rows: Rows
+    store: Store, sessions: Sessions, rows: Rows
 ) -> None:
     await rows.insert(status="ERR")
-    levels: list[str] = []
+    watched = Watched(borrowed(sessions))
 
-    def notice(connection: Any, *_: object) -> None:
-        levels.append(connection.get_execution_options()["isolation_level"])
+    await store.measure(watched)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", notice)
-    try:
-        await store.measure(sessions)
-    finally:
-        event.remove(engine.sync_engine, "before_cursor_execute", notice)
-
-    assert levels == ["AUTOCOMMIT"]
+    assert len(watched.statements) == 1
 
 
 async def test_counting_reads_the_index_in_order_whatever_the_statistics_say(empty_engine: AsyncEngine) -> None:
@@ -186,17 +177,13 @@ async def test_counting_reads_the_index_in_order_whatever_the_statistics_say(emp
             )
         )
         await session.execute(text("ANALYZE outbox"))
-    plans: dict[str, str] = {}
+    planned = Planned(borrowed(sessions), "count(*)", options="ANALYZE, TIMING OFF")
 
-    def explain(connection: Any, _cursor: Any, sql: str, values: Any, *_: object) -> None:
-        if not sql.startswith("EXPLAIN") and "set_config" not in sql:
-            plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) {sql}", values)
-            plans["count" if "waiting" in sql else "look"] = "\n".join(plan.scalars())
-
-    event.listen(empty_engine.sync_engine, "before_cursor_execute", explain)
-    backlog = await Store(outbox_table, "tenant-0").measure(sessions)
+    backlog = await Store(outbox_table, "tenant-0").measure(planned)
 
     assert backlog.pending == 50
-    assert re.search(r"Index( Only)? Scan using outbox_tenant_status_seq .*actual rows=50 ", plans["count"])
-    assert re.search(r"Index( Only)? Scan using outbox_tenant_status_seq .*actual rows=1 ", plans["look"])
-    assert "Bitmap" not in plans["count"] + plans["look"]
+    look, count = [[step for step in steps_of(plan) if step.get("Relation Name") == "outbox"] for plan in planned.plans]
+    read = [("outbox_tenant_status_seq", rows) for rows in (50, 1)]
+    assert [(step.get("Index Name"), step["Actual Rows"]) for step in count] == read[:1]
+    assert read[1] in [(step.get("Index Name"), step["Actual Rows"]) for step in look]
+    assert "Bitmap Heap Scan" not in {step["Node Type"] for step in (*look, *count)}

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from bento_outbox import InMemoryMessageBus, SchemaError, apply_schema, validate_schema
-from bento_outbox.table import LANE_TABLES
+from bento_outbox.sql_files import LANE_TABLES
 from outbox_projector import OutboxProjector
 from tests.integration.test_schema import BARE
 from tests.support.programs import Finished, run

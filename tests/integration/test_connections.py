@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl
+from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl, transaction
 from tests.support.urls import Url
 from tests.support.waiting import eventually
 
@@ -30,25 +31,20 @@ async def _open(engine: AsyncEngine, name: str) -> list[int]:
 
 
 async def _used(database: Database) -> int:
-    """The process id of the connection that a session gets."""
-    async with database() as session:
-        found: int = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-    return found
+    """The process id of the connection that is lent now."""
+    async with database() as connection:
+        return int(connection.get_server_pid())
 
 
-async def _all_at_once(database: Database) -> None:
+async def _all_at_once(database: Database) -> list[asyncpg.Connection]:
     async with AsyncExitStack() as open_together:
-        for _ in range(MOST_CONNECTIONS):
-            session = await open_together.enter_async_context(database())
-            await session.execute(text("SELECT 1"))
+        return [await open_together.enter_async_context(database()) for _ in range(MOST_CONNECTIONS)]
 
 
 async def test_after_a_busy_time_one_connection_stays_and_is_used_for_all(
     database: Database, engine: AsyncEngine, tenant: str
 ) -> None:
-    async with database.connect() as connection:
-        staying = (await connection.get_raw_connection()).driver_connection
-        assert staying is not None
+    async with database() as staying:
         process_id = staying.get_server_pid()
 
     async def only_that_one_is_open() -> bool:
@@ -65,10 +61,42 @@ async def test_after_a_busy_time_one_connection_stays_and_is_used_for_all(
 
 
 async def test_a_connection_in_use_is_not_closed(database: Database) -> None:
-    async with database() as session:
-        await session.execute(text("SELECT 1"))
+    async with database() as connection:
         await database.close_idle(but=None)
-        await session.execute(text("SELECT 1"))
+        assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_connection_that_is_left_in_a_transaction_is_not_lent_again(
+    database: Database, engine: AsyncEngine, tenant: str
+) -> None:
+    async with database() as connection:
+        await connection.execute("BEGIN")
+        left = connection.get_server_pid()
+
+    assert await _used(database) != left
+
+
+async def test_a_connection_whose_use_was_cancelled_is_not_lent_again(database: Database) -> None:
+    lent: asyncio.Queue[int] = asyncio.Queue()
+
+    async def begin() -> None:
+        async with transaction(database) as connection:
+            lent.put_nowait(connection.get_server_pid())
+            await connection.execute("SELECT pg_sleep(60)")
+
+    task = asyncio.create_task(begin())
+    left = await lent.get()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert await _used(database) != left
+
+
+async def test_more_than_there_may_be_wait_for_each_other(database: Database) -> None:
+    async with AsyncExitStack() as open_together:
+        for _ in range(MOST_CONNECTIONS - 1):
+            await open_together.enter_async_context(database())
+        assert len(set(await asyncio.gather(*(_used(database) for _ in range(3))))) == 1
 
 
 async def test_with_another_url_the_connections_of_the_former_are_closed_those_in_use_after_it(
@@ -76,11 +104,10 @@ async def test_with_another_url_the_connections_of_the_former_are_closed_those_i
 ) -> None:
     source = Url(database_url)
     database = Database(source, name=tenant)
-    async with database() as session:
-        await session.execute(text("SELECT 1"))
+    async with database() as connection:
         source.url = f"{database_url}?sslmode=prefer"
         process_id = await _used(database)
-        await session.execute(text("SELECT 1"))
+        assert await connection.fetchval("SELECT 1") == 1
 
     async def only_the_new_one_is_open() -> bool:
         return await _open(engine, tenant) == [process_id]
@@ -92,20 +119,15 @@ async def test_with_another_url_the_connections_of_the_former_are_closed_those_i
 async def test_connections_that_the_server_has_ended_are_replaced_unnoticed(
     database: Database, engine: AsyncEngine, tenant: str
 ) -> None:
-    async with AsyncExitStack() as open_together:
-        drivers = [
-            (await (await open_together.enter_async_context(database.connect())).get_raw_connection()).driver_connection
-            for _ in range(MOST_CONNECTIONS)
-        ]
+    connections = await _all_at_once(database)
     ended = await _open(engine, tenant)
     end = text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:ids AS int[])) AS pid")
     async with engine.begin() as connection:
         await connection.execute(end, {"ids": ended})
 
     async def all_have_noticed() -> bool:
-        return all(driver is not None and driver.is_closed() for driver in drivers)
+        return all(connection.is_closed() for connection in connections)
 
     await eventually(all_have_noticed)
-    await asyncio.sleep(0)  # those who are told of it run now
 
     assert await _used(database) not in ended

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from bento_outbox import MisuseError, failed_events
 from bento_outbox.cli import main
-from bento_outbox.failed_events import FailedEvents, Filter
+from bento_outbox.failed_events import FailedEvents
+from bento_outbox.failed_filter import Filter
 from bento_outbox.schema import apply_schema
 from bento_outbox.tenant_roles import bind_role, bound_roles
 from tests.conftest import unique

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bento_outbox.channels import channel_of
 from bento_outbox.table import outbox_table
-from bento_outbox.waking import channel_of
 from outbox_projector.database import Database
 from outbox_projector.listener import Listener
 from tests.conftest import unique

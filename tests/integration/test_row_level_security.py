@@ -19,10 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from bento_outbox import InMemoryMessageBus, MisuseError, Outbox, SchemaError, UnitOfWork, event_type
 from bento_outbox.database_url import parse_database_url
 from bento_outbox.schema import apply_schema, schema_sql, validate_schema
-from bento_outbox.table import LANE_TABLES, make_outbox_table, outbox_table
+from bento_outbox.sql_files import LANE_TABLES
+from bento_outbox.table import make_outbox_table, outbox_table
 from bento_outbox.tenant_roles import Binding, bind_role, bound_roles, unbind_role
 from outbox_projector import OutboxProjector
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.sessions import borrowed
 from outbox_projector.store import Store
 from tests.conftest import unique
 from tests.support.programs import Finished, run
@@ -301,7 +303,7 @@ async def test_the_whole_chain_under_bound_roles(
     with pytest.raises(DatabaseUnavailable, match="may not") as raised:
         await OutboxProjector(deliveries, memory_bus, "bolt").drain()
     assert raised.value.reason == "DatabasePermissionDenied"
-    assert (await Store(outbox_table, "bolt").measure(deliveries)).pending == 0
+    assert (await Store(outbox_table, "bolt").measure(borrowed(deliveries))).pending == 0
 
     assert [(event.tenant_id, event.aggregate_id) for event in memory_bus.published] == [
         ("acme", "order of acme"),

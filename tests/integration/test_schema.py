@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from bento_outbox import InMemoryMessageBus, SchemaError
 from bento_outbox.ddl import script
 from bento_outbox.schema import apply_schema, validate_schema
-from bento_outbox.table import LONGEST_NAME, outbox_table
+from bento_outbox.sql_files import LONGEST_NAME
+from bento_outbox.table import outbox_table
 from outbox_projector import OutboxProjector
 from tests.support.programs import Finished, run
 from tests.support.rows import Rows

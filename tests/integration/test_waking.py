@@ -18,9 +18,10 @@ from sqlalchemy.util import await_only
 
 from bento_outbox import InMemoryMessageBus, UnitOfWork
 from bento_outbox import register_event_from_aggregate as register
+from bento_outbox.channels import channel_of
 from bento_outbox.database_url import parse_database_url
 from bento_outbox.table import make_outbox_table, outbox_table
-from bento_outbox.waking import channel_of, waker_of
+from bento_outbox.waking import waker_of
 from tests.conftest import unique
 from tests.support.notes import Noted
 from tests.support.rows import Rows

@@ -23,6 +23,7 @@ from outbox_projector.policies import Polling, Retries
 from outbox_projector.postgres_leases import PostgresLeases
 from outbox_projector.projector import Unobserved
 from outbox_projector.pulsar_lane import PulsarLanePublisher
+from outbox_projector.sessions import borrowed
 
 FLIGHTS_UNTIL_BUSY = 5
 LEASE_SECONDS = 1.0
@@ -46,10 +47,10 @@ class Busy(Unobserved):
 async def main(tenant: str, topic: str, batching: Batching) -> None:
     engine = create_async_engine(parse_database_url(os.environ["EVENTS_DATABASE"]))
     sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(engine, expire_on_commit=False)
-    leases = PostgresLeases(sessions, outbox_table, tenant_id=tenant, name=str(os.getpid()), lanes=1)
+    leases = PostgresLeases(borrowed(sessions), outbox_table, tenant_id=tenant, name=str(os.getpid()), lanes=1)
     await leases.beat()
     store = PostgresLaneStore(
-        sessions,
+        borrowed(sessions),
         outbox_table,
         tenant_id=tenant,
         retries=Retries(),

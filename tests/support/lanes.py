@@ -12,6 +12,7 @@ from bento_outbox.table import outbox_table
 from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.postgres_leases import PostgresLeases
+from outbox_projector.sessions import borrowed
 
 Sessions = Callable[[], AsyncSession]
 TOPIC = "the-topic"
@@ -34,7 +35,7 @@ async def acquired(
     table: Table = outbox_table,
 ) -> Lease:
     """The lease of a lane that is free, as a process of this name gets it."""
-    leases = PostgresLeases(sessions, table, tenant_id=tenant, name=name, lanes=lanes)
+    leases = PostgresLeases(borrowed(sessions), table, tenant_id=tenant, name=name, lanes=lanes)
     assert await leases.beat() is not None
     lease = await leases.acquire(lane, seconds=seconds)
     assert lease is not None

@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bento_outbox.ddl import script
-from bento_outbox.table import LANE_TABLES, check_names
+from bento_outbox.sql_files import LANE_TABLES, check_names
 
 __all__ = ["downgrade_outbox", "enable_row_level_security", "ignore_outbox", "upgrade_outbox"]
 

@@ -7,6 +7,7 @@ import traceback
 import pytest
 
 from bento_outbox import MisuseError
+from bento_outbox.database_address import parse_database_address
 from bento_outbox.database_url import parse_database_url
 
 SECRET = "s3cr3t-pa55word"
@@ -24,6 +25,22 @@ def test_every_common_name_of_postgres_is_taken(scheme: str) -> None:
 
 def test_a_password_with_special_characters_is_given_percent_encoded() -> None:
     assert parse_database_url("postgresql://orders:p%40ss%2Fw%3Ard@db/shop").password == "p@ss/w:rd"
+
+
+@pytest.mark.parametrize("password", ["p/s?w:r#d", "p@ss", "a:b", ""])
+def test_a_password_may_also_hold_them_as_they_are(password: str) -> None:
+    url = parse_database_url(f"postgresql://orders:{password}@db:6432/shop")
+
+    assert (url.host, url.port, url.username, url.password, url.database) == ("db", 6432, "orders", password, "shop")
+
+
+@pytest.mark.parametrize(("text", "host"), [("[::1]:6432", "::1"), ("[::1]", "::1"), ("10.0.0.1", "10.0.0.1")])
+def test_the_host_may_be_an_address(text: str, host: str) -> None:
+    assert parse_database_url(f"postgresql://orders@{text}/shop").host == host
+
+
+def test_the_address_does_not_show_its_password() -> None:
+    assert SECRET not in repr(parse_database_address(f"postgresql://orders:{SECRET}@db/shop"))
 
 
 def test_sslmode_as_libpq_writes_it_is_understood() -> None:

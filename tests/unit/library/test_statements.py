@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql
 
-from bento_outbox.statements import named_statements, statement
+from bento_outbox.sql_files import TableName, named_statements, numbered
+from bento_outbox.statements import statement
 from bento_outbox.table import make_outbox_table
 
 ELSEWHERE = "tenant_roles.sql"
@@ -76,3 +77,30 @@ def test_the_parameters_do_not_depend_on_the_tables_name(name: tuple[str, str, s
 def test_a_statement_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(KeyError):
         statement("bento_outbox", "write.sql", "nothing", _table("outbox"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbered_parameters_are_those_of_the_file(name: tuple[str, str, str]) -> None:
+    found = numbered(*name, TableName())
+
+    assert set(found.parameters) == set(statement(*name, _table("outbox")).compile().params)
+    assert {int(number) for number in re.findall(r"\$(\d+)", found.sql)} == set(range(1, len(found.parameters) + 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("table", "written"),
+    [
+        (TableName(), '"outbox" AS outbox'),
+        (TableName("Order Events", "my shop"), '"my shop"."Order Events" AS outbox'),
+        (TableName('a"b'), '"a""b" AS outbox'),
+        (TableName("events :late $1"), '"events :late $1" AS outbox'),
+    ],
+)
+def test_a_numbered_statement_names_the_configured_table(
+    name: tuple[str, str, str], table: TableName, written: str
+) -> None:
+    sql = numbered(*name, table).sql
+
+    assert (written in sql) is bool(re.search(r"\boutbox\b", sql))
+    assert numbered(*name, table).parameters == numbered(*name, TableName()).parameters

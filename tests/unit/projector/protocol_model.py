@@ -19,7 +19,7 @@ from uuid import UUID
 from zlib import crc32
 
 from bento_outbox import BusUnavailable, Envelope, Refusal
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import Flight, FlightRefused, Lease, LeaseLost, Producer, Turn, Turned
 from outbox_projector.loop import LaneProjector
 from outbox_projector.policies import Polling

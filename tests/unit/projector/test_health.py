@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bento_outbox import BusUnavailable
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.health import STUCK_AFTER_SECONDS, Health
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import COUNT_LIMIT, Backlog

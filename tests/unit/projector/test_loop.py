@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import InMemoryMessageBus
 from outbox_projector import OutboxProjector
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.projector import Unobserved
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bento_outbox import InMemoryMessageBus
 from outbox_projector.bus_lane import BusLanePublisher
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import Flight, Lease, Turn, Turned
 from outbox_projector.loop import LOOK_SECONDS, WARY_LOOKS, LaneProjector
 from outbox_projector.policies import Polling

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bento_outbox import BusUnavailable, InMemoryMessageBus
-from outbox_projector.database import DatabaseUnavailable
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.health import Health
 from outbox_projector.report import Status
 from outbox_projector.reporter import MEASURING_SHARE, Reporter, StatusWriteFailed
@@ -79,7 +79,7 @@ def bus() -> CountingBus:
 @pytest.fixture
 def reporter(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock: Any) -> Reporter:
     return Reporter(
-        session_factory=table,
+        connect=table,
         store=table,
         bus=bus,
         tenant_id="acme",
@@ -109,7 +109,7 @@ class Pauses:
 @pytest.fixture
 def new_reporter(table: Any, bus: CountingBus, health: Health, clock: Any) -> Callable[..., Reporter]:
     def make(pauses: Pauses, **options: Any) -> Reporter:
-        settings = {"session_factory": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health}
+        settings = {"connect": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health}
         settings |= {"clock": clock, "uniform": lambda low, high: 1.0, "within": pauses, "writer": None} | options
         pauses.reporter = Reporter(**settings)
         return pauses.reporter
@@ -325,7 +325,7 @@ async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: A
 
 
 async def test_without_a_writer_the_health_is_kept_up_to_date(table: Any, bus: CountingBus, health: Health) -> None:
-    reporter = Reporter(session_factory=table, store=table, bus=bus, tenant_id="acme", health=health, writer=None)
+    reporter = Reporter(connect=table, store=table, bus=bus, tenant_id="acme", health=health, writer=None)
     await reporter.report()
 
     assert health.backlog == NOTHING_WAITS

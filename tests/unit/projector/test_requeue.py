@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bento_outbox.failed_events import Filter
+from bento_outbox.failed_filter import Filter
 from outbox_projector.health import Health
 from outbox_projector.request_store import Request, filter_of
 from outbox_projector.requeue import Requests, carrying_out, open_requests
