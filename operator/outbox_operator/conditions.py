@@ -262,6 +262,11 @@ def status_manifest(tenant: Manifest, status: Manifest) -> Manifest:
     }
 
 
+def is_told_of(tenant: Manifest) -> bool:
+    """Whether the tenant's status holds anything of ours."""
+    return "observedGeneration" in tenant.get("status", {})
+
+
 def is_current(tenant: Manifest, status: Manifest) -> bool:
     """Whether the tenant has this status already, apart from what the projector adds to it."""
     live = tenant.get("status", {})

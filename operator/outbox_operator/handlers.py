@@ -56,7 +56,9 @@ def _watch(
         concerned = cache.claims.others(key) if key else set()
         news = cache.forget(kind, obj) if event["type"] == "DELETED" else cache.put(kind, obj)
         if news and key:
-            for each in {key} | concerned | cache.claims.others(key):
+            # A new tenant has nothing yet; with all others it is rather about what the status says.
+            queue.add(key, ahead=kind == OUTBOX_TENANT and event["type"] == "ADDED")
+            for each in concerned | cache.claims.others(key):
                 queue.add(each)
 
 

@@ -1,9 +1,11 @@
 """One look at one OutboxTenant: make what is equal to what should be, and say in the status how it stands.
 
 A look reads everything from the cache and writes only what differs, so that in a steady state it makes no request at
-all. It can be interrupted anywhere and repeated at any time. Problems that a person has to solve (a quota, an image
-that is no image name, somebody else's object under the name of ours) are written into the status as well as raised;
-raising them makes the queue look again later, in growing intervals.
+all. It can be interrupted anywhere and repeated at any time. The first look at a new tenant only creates its children;
+the status is for the next one, which has more to say, and comes after the first looks at others that are new, too.
+
+Problems that a person has to solve (a quota, an image that is no image name, somebody else's object under the name of
+ours) are written into the status as well as raised; raising them makes the queue look again later, in growing intervals.
 
 Deletion needs nothing from us: the children have the OutboxTenant as their controller, and the garbage collector of
 Kubernetes removes them after it.
@@ -79,6 +81,8 @@ class Reconciler:
                 await self._apply_child(key, kind, manifest)
         except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
             failure = error
+        if failure is None and key in self._wrote and not conditions.is_told_of(tenant):
+            return AGAIN_SECONDS
         deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
         seen = Observation(tenant, deployment, self._now(), failure, delivered_by, queued)
         seconds = await self._apply_status(key, seen)

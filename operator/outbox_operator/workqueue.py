@@ -12,8 +12,9 @@ A key is in one of these places, and moves between them as follows:
 
 - A key that waits is not added twice: however many events arrive, they are one look.
 - A key never runs twice at the same time. What is added while it runs is looked at once more afterwards, because the
-look
-  may have read what the event was about before it changed. So nothing is lost.
+  look may have read what the event was about before it changed. So nothing is lost.
+- Keys are looked at in the order in which they were added, but one that is added `ahead` passes those that are not. It
+  passes at most HANDICAP of them that came before it, so none waits for ever.
 - A look that fails is repeated with growing, jittered waits; news about the key does not wait for that.
 - A slow or failing key holds at most one worker, so it does not hold up the others.
 
@@ -27,7 +28,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from itertools import count
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -36,6 +38,9 @@ from outbox_operator.errors import ClusterError
 logger = structlog.get_logger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+
+HANDICAP: Final = 10_000
+"""How many keys that are added later may pass one that waits. More than a burst has, so that all of it comes first."""
 
 
 class Timer(Protocol):
@@ -82,8 +87,9 @@ class WorkQueue(Generic[K]):
         self._clock = clock
         self._random = random
         self._backoff = backoff or Backoff()
-        self._order: asyncio.Queue[K | None] = asyncio.Queue()
-        """The keys that wait; None only wakes a worker up so that it sees the stop."""
+        self._order: asyncio.PriorityQueue[tuple[int, int, K | None]] = asyncio.PriorityQueue()
+        """The keys that wait, by their places; None only wakes a worker up so that it sees the stop."""
+        self._added = count(HANDICAP)
         self._waiting: set[K] = set()
         self._running: set[K] = set()
         self._again: set[K] = set()
@@ -91,15 +97,16 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._stopping = False
 
-    def add(self, key: K) -> None:
-        """Asks for a look at `key`, as soon as a worker is free."""
+    def add(self, key: K, *, ahead: bool = False) -> None:
+        """Asks for a look at `key`, as soon as a worker is free; `ahead` of those that can rather wait."""
         if timer := self._later.pop(key, None):
             timer.cancel()
         if key in self._running:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self._order.put_nowait(key)
+            number = next(self._added)
+            self._order.put_nowait((number - HANDICAP if ahead else number, number, key))
 
     async def run(self) -> None:
         """Works until `stop`, then ends as soon as the looks that have begun are through."""
@@ -117,11 +124,11 @@ class WorkQueue(Generic[K]):
         for timer in self._later.values():
             timer.cancel()
         for _ in range(self._workers):
-            self._order.put_nowait(None)
+            self._order.put_nowait((-1, next(self._added), None))
 
     async def _work(self) -> None:
         while True:
-            key = await self._order.get()
+            _, _, key = await self._order.get()
             if key is None or self._stopping:
                 return
             self._waiting.remove(key)

@@ -24,12 +24,15 @@ class Recorder(WorkQueue[Key]):
     def __init__(self) -> None:
         super().__init__(self._never, workers=1, clock=ManualClock(), random=lambda: 0.5)
         self.added: list[Key] = []
+        self.ahead: list[Key] = []
 
     async def _never(self, key: Key) -> None:
         raise AssertionError(key)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, *, ahead: bool = False) -> None:
         self.added.append(key)
+        if ahead:
+            self.ahead.append(key)
 
 
 async def login() -> Credentials:
@@ -91,6 +94,14 @@ async def test_news_of_a_tenant(seam: Seam, event: str | None) -> None:
     await seam.event("outboxtenants", event, tenant(1))
     assert seam.queue.added == [Key("shop", "acme")]
     assert seam.cache.get(OUTBOX_TENANT, "shop", "acme") == tenant(1)
+
+
+async def test_a_new_tenant_comes_ahead_of_other_news(seam: Seam) -> None:
+    await seam.event("outboxtenants", None, tenant(1, name="known"))
+    await seam.event("outboxtenants", "ADDED", tenant(2, name="new"))
+    await seam.event("outboxtenants", "MODIFIED", tenant(3, name="new"))
+    await seam.event("deployments", "ADDED", deployment(4, **OWNED))
+    assert seam.queue.ahead == [Key("shop", "new")]
 
 
 async def test_what_is_known_already_is_no_news(seam: Seam) -> None:

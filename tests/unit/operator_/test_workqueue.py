@@ -113,6 +113,27 @@ async def test_one_that_hangs_does_not_hold_up_the_others() -> None:
         assert bench.looks.begun == ["stuck", "a", "b", "c"]
 
 
+async def test_one_that_is_added_ahead_passes_those_that_can_wait() -> None:
+    async with running(workers=1) as bench:
+        await bench.add("busy", "a", "b")
+        bench.queue.add("new", ahead=True)
+        bench.queue.add("newer", ahead=True)
+        for key in ("busy", "new", "newer", "a"):
+            await bench.looks.finish(key)
+        assert bench.looks.begun == ["busy", "new", "newer", "a", "b"]
+
+
+async def test_none_is_passed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox_operator.workqueue.HANDICAP", 3)
+    async with running(workers=1) as bench:
+        await bench.add("busy", "patient")
+        for number in range(5):
+            bench.queue.add(f"new {number}", ahead=True)
+        while bench.looks.open:
+            await bench.looks.finish(*bench.looks.open)
+        assert bench.looks.begun == ["busy", "new 0", "new 1", "patient", "new 2", "new 3", "new 4"]
+
+
 async def test_failures_are_repeated_with_growing_waits() -> None:
     async with running() as bench:
         await bench.add("a")
