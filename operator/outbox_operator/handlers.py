@@ -89,14 +89,15 @@ def settings() -> kopf.OperatorSettings:
     for kind in WATCHED:
         if kind != OUTBOX_TENANT:
             chosen.watching.label_selectors[kind.group, kind.version, kind.plural] = LABEL
-    chosen.watching.chunk_size = 500
+    # Each chunk is there as Python objects while it is worked on, of all six kinds at the same time.
+    chosen.watching.chunk_size = 100
     chosen.watching.server_timeout = 600
     chosen.watching.client_timeout = 660
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
     chosen.queueing.worker_limit = None
-    # A task per object that had news, kept for a while; after a restart that is every object.
-    chosen.queueing.idle_timeout = 0.5
+    # A task per object that had news, which keeps the object for so long; after a restart that is every object.
+    chosen.queueing.idle_timeout = 0.02
     # It would kill the process so long after the watches' end, whoever else goes on in it; Kubernetes kills the pod.
     chosen.process.ultimate_exiting_timeout = None
     return chosen

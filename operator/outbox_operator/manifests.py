@@ -14,8 +14,9 @@ lets one pod go, so with one pod it forbids nothing, and the operator needs no r
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, Final
+
+import msgspec
 
 from outbox_operator.keys import (
     CHILDREN,
@@ -164,4 +165,4 @@ def _with_hash(manifest: Manifest) -> Manifest:
 
 
 def _digest(content: Manifest) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]

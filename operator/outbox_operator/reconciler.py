@@ -5,7 +5,7 @@ all. It can be interrupted anywhere and repeated at any time. The first look at 
 the status is for the next one, which has more to say, and comes after the first looks at others that are new, too.
 
 Problems that a person has to solve (a quota, an image that is no image name, somebody else's object under the name of
-ours) are written into the status as well as raised; raising them makes the queue look again later, in growing intervals.
+ours) are written into the status as well as raised; raising them makes the queue look again, in growing intervals.
 
 Deletion needs nothing from us: the children have the OutboxTenant as their controller, and the garbage collector of
 Kubernetes removes them after it.
