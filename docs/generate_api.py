@@ -31,6 +31,7 @@ def page() -> str:
         head,
         *(f"## {name}\n\n{_table(properties[name], name)}" for name in ("spec", "status")),
         _columns(version),
+        _selectors(version, spec["names"]["shortNames"][0]),
     ]
     return "\n".join(parts)
 
@@ -82,6 +83,13 @@ def _columns(version: dict[str, Any]) -> str:
         wide = " (with `-o wide`)" if column.get("priority") else ""
         lines.append(f"| {column['name'].upper()}{wide} | {column.get('description', 'Time since it was created.')} |")
     return "\n".join(lines) + "\n"
+
+
+def _selectors(version: dict[str, Any], short: str) -> str:
+    paths = [field["jsonPath"].removeprefix(".") for field in version["selectableFields"]]
+    example = f"kubectl get {short} --all-namespaces --field-selector {paths[0]}=acme"
+    named = ", ".join(f"`{path}`" for path in paths)
+    return f"## Selecting\n\n`{example}` asks the API server. It can select by {named}.\n"
 
 
 if __name__ == "__main__":
