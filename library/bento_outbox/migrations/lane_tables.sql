@@ -49,6 +49,9 @@ CREATE TABLE IF NOT EXISTS outbox_flight (
     PRIMARY KEY (tenant_id, lane, number)
 );
 
+-- Ids are random: trying to compress them only costs.
+ALTER TABLE outbox_flight ALTER COLUMN ids SET STORAGE EXTERNAL;
+
 -- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that
 -- were refused are in it.
 CREATE INDEX IF NOT EXISTS outbox_retry ON outbox (tenant_id, available_at) WHERE status = 'NEW' AND retry_cnt > 0;
