@@ -46,7 +46,9 @@ class Message(NamedTuple):
 def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Message:
     """The event's message. cloudevents_source: see `check_source`; None: no CloudEvent."""
     created = event.created_in_utc
-    properties = {name: value for name, value in event.headers.items() if name not in COLUMNS}
+    properties: dict[str, str] = {}
+    if event.headers:
+        properties = {name: value for name, value in event.headers.items() if name not in COLUMNS}
     if cloudevents_source is not None:
         properties |= cloudevents_properties(event, source=source_of(event, cloudevents_source))
     properties["event_id"] = str(event.id)

@@ -37,11 +37,20 @@ class Lease:
     epoch: int
 
 
+def most_bytes(event: Envelope) -> int:
+    """An upper bound of what a message takes: text counts four bytes a character, and 500 are for our own fields."""
+    characters = 2 * len(event.aggregate_id) + len(event.type) + len(event.tenant_id)
+    for text in (event.ordering_key, event.schema_id, *event.headers, *event.headers.values()):
+        characters += len(text) if text else 0
+    return len(event.payload) + 4 * characters + 500
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
     """Rows of one batch, in order; the n-th (from 0) has the sequence id `first_sequence + n`.
 
     by_key: each key is a batch of its own; the broker stores them one by one, in the order of their first rows.
+    size: upper bound of its bytes on the broker; found out if it is not given.
     recovered: written down by an earlier owner, so it may have been sent before.
     """
 
@@ -50,7 +59,12 @@ class Flight:
     events: Sequence[Envelope]
     retry_counts: Mapping[UUID, int]
     by_key: bool = False
+    size: int = 0
     recovered: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.size:
+            object.__setattr__(self, "size", sum(map(most_bytes, self.events)))
 
     @property
     def last_sequence(self) -> int:

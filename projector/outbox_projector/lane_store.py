@@ -7,7 +7,7 @@ can come before it ends; when the lane was taken over, nothing of it happens.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -18,7 +18,7 @@ import asyncpg
 from bento_outbox import Envelope, Refusal
 from bento_outbox.sql_files import Named
 from outbox_projector.database import Connect, transaction
-from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned
+from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned, most_bytes
 from outbox_projector.low_water import BOTTOM, LowWater
 from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
@@ -132,7 +132,7 @@ class PostgresLaneStore:
         topic = self._topic_of(events[0])
         if topic not in turn.floors:
             return Turned(topic=topic, failed=failed)
-        chosen = _cut([event for event in events if self._topic_of(event) == topic])
+        chosen, size = _cut([event for event in events if self._topic_of(event) == topic])
         flight = {
             "topic": topic,
             "floor": turn.floors[topic],
@@ -147,6 +147,7 @@ class PostgresLaneStore:
                 events=chosen,
                 retry_counts={event.id: counts[event.id] for event in chosen},
                 by_key=self._by_key,
+                size=size,
             ),
             failed=failed,
         )
@@ -154,6 +155,8 @@ class PostgresLaneStore:
 
 def _not_behind_locked(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     """Without the rows that somebody else holds, and the later ones of their keys, which must not overtake them."""
+    if all(row["is_locked"] for row in rows):
+        return list(rows)
     held: set[str] = set()
     free = []
     for row in rows:
@@ -195,26 +198,15 @@ def _read(rows: Sequence[asyncpg.Record]) -> tuple[list[Envelope], dict[UUID, Re
     return events, unreadable, {row["id"]: row["retry_cnt"] for row in rows}
 
 
-def _cut(events: Sequence[Envelope]) -> list[Envelope]:
-    """As many as fit into a flight, at least one."""
-    chosen: list[Envelope] = []
-    room = FLIGHT_BYTES
-    for event in events:
-        room -= _bytes(event)
-        if room < 0 and chosen:
-            break
-        chosen.append(event)
-    return chosen
-
-
-def _bytes(event: Envelope) -> int:
-    """An upper bound of what a message takes: text counts four bytes a character, and 500 are for our own fields."""
-    texts = [event.aggregate_id * 2, event.ordering_key or "", event.type, event.schema_id or "", event.tenant_id]
-    return len(event.payload) + 4 * (sum(map(len, texts)) + _characters(event.headers)) + 500
-
-
-def _characters(headers: Mapping[str, str]) -> int:
-    return sum(len(name) + len(value) for name, value in headers.items())
+def _cut(events: Sequence[Envelope]) -> tuple[list[Envelope], int]:
+    """As many as fit into a flight, at least one; and the bytes that they take at most."""
+    size = 0
+    for count, event in enumerate(events):
+        with_it = size + most_bytes(event)
+        if count and with_it > FLIGHT_BYTES:
+            return list(events[:count]), size
+        size = with_it
+    return list(events), size
 
 
 def _flight(members: Sequence[asyncpg.Record]) -> Flight:

@@ -29,7 +29,7 @@ from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
 from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
-from outbox_projector.pulsar_flight import MOST_BYTES, Answers, Entry, check_size, entries_of
+from outbox_projector.pulsar_flight import MOST_BYTES, Answers, Entry, built, entries_of
 
 _NEVER_CUT = {
     "batching_enabled": True,
@@ -187,15 +187,17 @@ class PulsarLaneProducer:
 
     async def publish(self, flight: Flight) -> bool:
         """Whether the broker stored all of it now. Raises BusUnavailable, EventsRefused, FlightRefused, LeaseLost."""
-        messages = [self._message_of(event) for event in flight.events]
         # A limit that was learned must not refuse what was sent, and perhaps stored, before it was known.
-        size = check_size(messages, MOST_BYTES if flight.recovered else self._most_bytes)
+        if flight.size > self._most_bytes and len(flight.events) > 1 and not flight.recovered:
+            raise FlightRefused(Refusal(f"the batch is larger than {self._most_bytes} bytes"))
+        messages = [self._message_of(event) for event in flight.events]
         entries = entries_of(flight, messages)
+        built_messages = built(messages, flight.first_sequence)
         answers = Answers(entries)
         used, self._used = self._used, max(self._used, flight.last_sequence)
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.to_thread(self._send, messages, flight, answers)
+                await asyncio.to_thread(self._send, built_messages, flight, answers)
                 found = await answers.all()
         except TimeoutError:
             raise self._trouble("Timeout", self._topic) from None
@@ -209,24 +211,18 @@ class PulsarLaneProducer:
         )
         if refused and (stored or flight.recovered):
             if any(refusal.permanent for refusal in refused.values()):
-                self._most_bytes = min(self._most_bytes, size // 2)
+                self._most_bytes = min(self._most_bytes, flight.size // 2)
             raise _refusal(flight, entries, refused)
         return stored
 
-    def _send(self, messages: Sequence[Message], flight: Flight, answers: Answers) -> None:
+    def _send(self, messages: Sequence[Any], flight: Flight, answers: Answers) -> None:
         if flight.by_key != self._by_key:
             # Cut in another way it would be stored in part or twice.
             self._producer = self._reopen(self._producer, flight.by_key)
             self._by_key = flight.by_key
+        send = self._producer._producer.send_async
         for place, message in enumerate(messages):
-            self._producer.send_async(
-                message.payload,
-                answers.callback(place),
-                partition_key=message.key,
-                properties=message.properties,
-                event_timestamp=message.event_time,
-                sequence_id=flight.first_sequence + place,
-            )
+            send(message, answers.callback(place))
         # What flush raises is one of the answers too, each of which says more.
         with contextlib.suppress(pulsar.PulsarException):
             self._producer.flush()

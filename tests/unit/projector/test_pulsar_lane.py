@@ -28,10 +28,14 @@ class Broker:
     def last_sequence_id(self) -> int:
         return self._last_sequence
 
-    def send_async(self, _payload: bytes, callback: Any, *, partition_key: str, **_rest: Any) -> None:
+    @property
+    def _producer(self) -> Broker:
+        return self
+
+    def send_async(self, message: Any, callback: Any) -> None:
         self.sent += 1
         if callback is not None:
-            name, ledger = self.answers.get(partition_key, ("Ok", STORED))
+            name, ledger = self.answers.get(message.partition_key(), ("Ok", STORED))
             callback(SimpleNamespace(name=name), SimpleNamespace(ledger_id=lambda: ledger))
 
     def flush(self) -> None:
