@@ -22,11 +22,13 @@ Login = Callable[[], Awaitable[Credentials]]
 """What kopf calls at the start, and again when the API server refuses the credentials."""
 
 
-def registry(*, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor, login: Login) -> kopf.OperatorRegistry:
-    """All handlers, for one operator."""
+def registry(
+    *, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor, listing: Callable[[], None], login: Login
+) -> kopf.OperatorRegistry:
+    """All handlers, for one operator; `listing` is called for each object that a watch finds when it begins (anew)."""
     handlers = kopf.OperatorRegistry()
     for kind in WATCHED:
-        _watch(kind, handlers, cache=cache, queue=queue, watches=watches)
+        _watch(kind, handlers, cache=cache, queue=queue, watches=watches, listing=listing)
 
     @kopf.on.login(registry=handlers)
     async def on_login(**_: Any) -> kopf.ConnectionInfo:
@@ -45,12 +47,20 @@ def registry(*, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor, logi
 
 
 def _watch(
-    kind: Kind, handlers: kopf.OperatorRegistry, *, cache: Cache, queue: WorkQueue[Key], watches: WatchMonitor
+    kind: Kind,
+    handlers: kopf.OperatorRegistry,
+    *,
+    cache: Cache,
+    queue: WorkQueue[Key],
+    watches: WatchMonitor,
+    listing: Callable[[], None],
 ) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, registry=handlers)
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
         watches.seen(kind, obj)
+        if event["type"] is None:
+            listing()
         key = key_of(kind, obj)
         # Who claims the same rows, before and after: for them it may be news, too.
         concerned = cache.claims.others(key) if key else set()
@@ -95,6 +105,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.client_timeout = 660
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
+    # Of an API server that was away we want to know at once: by default it is up to 21 seconds.
+    chosen.networking.error_backoffs = (1, 1, 2, *[3] * 20)
     chosen.queueing.worker_limit = None
     # A task per object that had news, which keeps the object for so long; after a restart that is every object.
     chosen.queueing.idle_timeout = 0.02

@@ -2,7 +2,7 @@
 
     election    holds the Lease, or stands by until it can
     watches     kopf: events into the cache, keys into the queue; in a standby, too
-    resync      lists everything, now and then again
+    resync      lists everything; again when a watch had to begin anew, and now and then
     workers     keys out of the queue, reconciled; they wait for the first resync, so that a restart finds the children
                 that exist and writes nothing, and for the Lease
 
@@ -155,7 +155,13 @@ class Operator:
     async def _watch(self, login: handlers.Login) -> None:
         before = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
-            registry=handlers.registry(cache=self._cache, queue=self._queue, watches=self._watches, login=login),
+            registry=handlers.registry(
+                cache=self._cache,
+                queue=self._queue,
+                watches=self._watches,
+                listing=self._resync.soon,
+                login=login,
+            ),
             settings=handlers.settings(),
             # For peering, which is off. Left to itself kopf asks for the name of the user, and in a pod there is none.
             identity=self._settings.identity,  # type: ignore[arg-type]

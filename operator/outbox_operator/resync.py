@@ -1,8 +1,9 @@
 """The complete look: lists everything into the cache, then asks for a look at every tenant.
 
-At the start it fills the cache, so that the first look at a tenant sees its children and has nothing to write. After
-that it repeats itself at long intervals, because a watch can miss something: after a gap (status 410) it begins anew
-with what exists, and says nothing of what has vanished meanwhile.
+At the start it fills the cache, so that the first look at a tenant sees its children and has nothing to write. A watch
+that has lost its place (status 410: an API server that was restarted, a network that was cut for long) begins anew with
+what exists, and says nothing of what has vanished meanwhile: so after that there is another pass. And one at long
+intervals, for whatever else may go wrong.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -23,6 +25,8 @@ from outbox_operator.workqueue import Backoff, Clock, WorkQueue
 
 logger = structlog.get_logger(__name__)
 
+QUIET_SECONDS: Final = 3.0
+"""Since a watch last told of what it found when it began; then it is through, and all others that began with it."""
 OVERDUE_INTERVALS: Final = 3
 """Intervals without a complete list after which the process counts as unhealthy."""
 _FIRST: Final = Backoff(first_seconds=0.5, longest_seconds=8.0)
@@ -50,6 +54,7 @@ class Resync:
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._last: float | None = None
+        self._asked = asyncio.Event()
         self.done_once = asyncio.Event()
         """Set when the cache is complete for the first time."""
 
@@ -57,11 +62,27 @@ class Resync:
         """For ever. Raises when the first pass fails for a reason that a person has to see to."""
         await self._first()
         while True:
-            await asyncio.sleep(self._interval_seconds)
+            await self._due()
             try:
                 await self.once()
             except ClusterError as error:
-                logger.warning("resync failed", error=str(error), retry_in_seconds=self._interval_seconds)
+                self.soon()
+                logger.warning("resync failed", error=str(error), retry_in_seconds=QUIET_SECONDS)
+
+    def soon(self) -> None:
+        """A watch begins anew: asks for a pass when it is through."""
+        self._asked.set()
+
+    async def _due(self) -> None:
+        """Until the interval is over, or for QUIET_SECONDS nobody has asked any more."""
+        try:
+            await asyncio.wait_for(self._asked.wait(), self._interval_seconds)
+        except TimeoutError:
+            return
+        while self._asked.is_set():
+            self._asked.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), QUIET_SECONDS)
 
     async def _first(self) -> None:
         """Until the API server, which may just be starting, has answered it. (The startup probe sets the end.)"""

@@ -39,6 +39,26 @@ def kubectl() -> Iterator[Kubectl]:
     client("delete", "namespace", name, "--wait=false")
 
 
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(operator: Kubectl) -> Iterator[Configure]:
+    """Sets variables of the operator, without their prefix, and waits for its new pods; without any, puts them back."""
+    deployment = operator.get("deployment", "outbox-operator")
+    before = {
+        e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"] if "value" in e
+    }
+
+    def set_variables(**variables: str) -> None:
+        values = before | {f"OUTBOX_OPERATOR_{name.upper()}": value for name, value in variables.items()}
+        operator("set", "env", "deployment/outbox-operator", *(f"{name}={value}" for name, value in values.items()))
+        operator("rollout", "status", "deployment/outbox-operator", "--timeout=90s")
+
+    yield set_variables
+    set_variables()
+
+
 ApplyTenant = Callable[..., Tenant]
 
 

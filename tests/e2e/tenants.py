@@ -57,9 +57,23 @@ class Tenant:
         found: dict[str, Any] = next(c for c in conditions if c["type"] == kind)
         return found
 
+    def is_looked_after(self) -> None:
+        """A child that is deleted comes back: some operator acts."""
+        child = f"{self.name}-projector"
+        self.kubectl("delete", "role", child)
+        self.kubectl.wait(f"role/{child}", "create")
+
+    def is_rolled_out(self) -> None:
+        """Waits until all pods are as the spec wants them."""
+        self.shows('{.status.conditions[?(@.type=="Progressing")].reason}', "Stable")
+
     def pods(self) -> list[dict[str, Any]]:
         """The projector's pods."""
         return self.kubectl.items("pods", self.selector)
+
+    def pod_ids(self) -> set[str]:
+        """Which pods they are: others have others."""
+        return {pod["metadata"]["uid"] for pod in self.pods()}
 
     def logs(self) -> str:
         """What all its pods have logged. A pod may report before the kubelet has said that it runs, and `kubectl logs`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.conftest import ApplyTenant
+from tests.e2e.conftest import ApplyTenant, Configure
 from tests.e2e.kubectl import Kubectl, Refused
 from tests.e2e.tenants import TENANT_LABEL, Tenant
 from tests.support.waiting import eventually
@@ -137,30 +137,19 @@ def progressing(tenant: Tenant) -> str:
 
 
 async def test_a_projector_image_that_does_not_start_stops_at_so_many_tenants(
-    apply_tenant: ApplyTenant, operator: Kubectl
+    apply_tenant: ApplyTenant, configure: Configure
 ) -> None:
     tenants = [apply_tenant(), apply_tenant()]
     for tenant in tenants:
         tenant.is_ready()
-    deployment = operator.get("deployment", "outbox-operator")
-    variables = {e["name"]: e.get("value") for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
-
-    def configure(image: str | None, rollouts: str | None) -> None:
-        operator(
-            *("set", "env", "deployment/outbox-operator"),
-            *(f"OUTBOX_OPERATOR_PROJECTOR_IMAGE={image}", f"OUTBOX_OPERATOR_MAX_CONCURRENT_ROLLOUTS={rollouts}"),
-        )
-        operator("rollout", "status", "deployment/outbox-operator", "--timeout=90s")
 
     async def held_back() -> bool:
         return sorted(progressing(tenant) for tenant in tenants) == ["RollingOut", "RolloutQueued"]
 
-    configure("localhost/nothing:1", "1")
-    try:
-        await eventually(held_back, within=60)
-        assert [tenant.condition("Ready")["status"] for tenant in tenants] == ["True", "True"]
-    finally:
-        configure(variables["OUTBOX_OPERATOR_PROJECTOR_IMAGE"], variables["OUTBOX_OPERATOR_MAX_CONCURRENT_ROLLOUTS"])
+    configure(projector_image="localhost/nothing:1", max_concurrent_rollouts="1")
+    await eventually(held_back, within=60)
+    assert [tenant.condition("Ready")["status"] for tenant in tenants] == ["True", "True"]
+    configure()
     for tenant in tenants:
         tenant.shows('{.status.conditions[?(@.type=="Progressing")].reason}', "Stable")
         assert tenant.restarts() == 0

@@ -96,6 +96,23 @@ async def test_a_watch_whose_history_is_gone_begins_anew() -> None:
             await world.gets_its_children(name)
 
 
+async def test_what_vanished_before_a_watch_began_anew_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new watch can't tell of it, since it never saw it."""
+    async with running() as world:
+        monkeypatch.setattr("outbox_operator.resync.QUIET_SECONDS", 0.0)
+        world.api.cut_the_watches()
+        world.api.cluster.delete(ROLE, "shop", "acme-projector")
+        world.api.forget()
+
+        async def is_back() -> bool:
+            try:
+                return bool(world.api.cluster.read(ROLE, "shop", "acme-projector"))
+            except NotFound:
+                return False
+
+        await eventually(is_back)
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_a_watch_that_is_refused_for_a_moment_is_tried_again(status: int) -> None:
     async with running() as world:

@@ -44,7 +44,13 @@ class Seam:
         self.cache, self.queue = Cache(), Recorder()
         self.clock = ManualClock()
         self.watches = WatchMonitor(self.clock)
-        self.registry = handlers.registry(cache=self.cache, queue=self.queue, watches=self.watches, login=login)
+        self.listed = 0
+        self.registry = handlers.registry(
+            cache=self.cache, queue=self.queue, watches=self.watches, listing=self.listing, login=login
+        )
+
+    def listing(self) -> None:
+        self.listed += 1
 
     def handlers(self, what: str) -> list[Any]:
         return list(getattr(self.registry, f"_{what}").get_all_handlers())
@@ -102,6 +108,13 @@ async def test_a_new_tenant_comes_ahead_of_other_news(seam: Seam) -> None:
     await seam.event("outboxtenants", "MODIFIED", tenant(3, name="new"))
     await seam.event("deployments", "ADDED", deployment(4, **OWNED))
     assert seam.queue.ahead == [Key("shop", "new")]
+
+
+async def test_a_watch_that_begins_says_so(seam: Seam) -> None:
+    await seam.event("deployments", "MODIFIED", deployment(1, **OWNED))
+    assert seam.listed == 0
+    await seam.event("deployments", None, deployment(1, **OWNED))
+    assert seam.listed == 1
 
 
 async def test_what_is_known_already_is_no_news(seam: Seam) -> None:

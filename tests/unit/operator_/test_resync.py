@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from outbox_operator.cache import Cache
-from outbox_operator.errors import NotFound
+from outbox_operator.errors import NotFound, Unreachable
 from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, Key, Kind
 from outbox_operator.resync import Resync
 from outbox_operator.testing import InMemoryCluster, ManualClock
 from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
+from tests.support.waiting import eventually
 from tests.unit.operator_.conftest import build_tenant
 
 Manifest = dict[str, Any]
@@ -59,6 +62,32 @@ async def test_it_finds_what_vanished_unseen() -> None:
     fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
     await fixture.resync.once()
     assert fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+
+async def test_a_pass_that_is_asked_for_comes_soon_and_is_repeated_when_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("outbox_operator.resync.QUIET_SECONDS", 0.0)
+    fixture = Fixture()
+    fixture.create(DEPLOYMENT, "shop", "acme-projector")
+    running = asyncio.create_task(fixture.resync.run())
+    await fixture.resync.done_once.wait()
+    fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
+    failures, works = [Unreachable("down"), Unreachable("down")], fixture.cluster.list
+
+    def fails_twice(kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]:
+        if failures:
+            raise failures.pop()
+        return works(kind, namespace)
+
+    monkeypatch.setattr(fixture.cluster, "list", fails_twice)
+    fixture.resync.soon()
+
+    async def has_noticed() -> bool:
+        return fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+    await eventually(has_noticed)
+    running.cancel()
 
 
 async def test_it_stays_inside_the_namespaces_it_was_given() -> None:
