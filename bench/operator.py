@@ -7,6 +7,8 @@
     report_cpu_cores   CPU while every tenant reports once a minute
     memory_mb          resident after that, in MiB
     repair_seconds     from an edit of one Deployment until it is as it was
+    sigterm_seconds    from a SIGTERM for the replica that acts until the other has looked at every tenant
+    kill_seconds       the same from a SIGKILL
 
 TENANTS=5000 sets their number; 1,000 if unset.
 """
@@ -16,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +61,7 @@ def run(*, smoke: bool) -> Figures:
         plane.kubectl("wait", "--for=condition=Established", "crd/outboxtenants.outbox.bento.dev")
         for namespace in (NAMESPACE, BARE):
             plane.kubectl("create", "namespace", namespace)
-        return asyncio.run(_Bench(plane, tenants, report_seconds=5 if smoke else 60).run())
+        return asyncio.run(_Bench(plane, tenants, 5 if smoke else 60, takeovers=1 if smoke else 3).run())
 
 
 @dataclass
@@ -66,6 +69,7 @@ class _Bench:
     plane: ControlPlane
     tenants: int
     report_seconds: float
+    takeovers: int
     figures: Figures = field(default_factory=Figures)
 
     async def run(self) -> Figures:
@@ -79,6 +83,8 @@ class _Bench:
             self.figures.add("apply_ratio", took / bare, goal="≤ 1.25")
             self.figures.add("apply_seconds", took, "s")
             await self._restart(api)
+        self.figures.add("sigterm_seconds", await self._takeovers(signal.SIGTERM), "s", goal="≤ 3")
+        self.figures.add("kill_seconds", await self._takeovers(signal.SIGKILL), "s", goal="≤ 20")
         return self.figures
 
     async def _bare_loop(self, api: Api) -> float:
@@ -135,6 +141,8 @@ class _Bench:
         with self._operator() as operator:
             self.figures.add("restart_seconds", await operator.until("caught up"), "s", goal="≤ 15 with 5,000")
             self.figures.add("restart_writes", await api.applies() - before, goal="0")
+            # The watches list everything, too, when they begin, and then there is another pass: those are no reports.
+            await operator.until("resync", times=2)
             used = operator.process.cpu_seconds()
             await self._report(api, seconds=self.report_seconds)
             cores = (operator.process.cpu_seconds() - used) / self.report_seconds
@@ -169,16 +177,32 @@ class _Bench:
         await _eventually(repaired, what="repair")
         return time.monotonic() - began
 
+    async def _takeovers(self, end: signal.Signals) -> list[float]:
+        """Seconds from the end of the replica that acts until the one that stood by has looked at every tenant."""
+        seconds = []
+        with ExitStack() as stack:
+            acts = stack.enter_context(self._operator())
+            await acts.until("caught up")
+            for number in range(self.takeovers):
+                stands_by = stack.enter_context(self._operator(number + 1))
+                await stands_by.until("resync", times=2)
+                began = time.monotonic()
+                os.kill(acts.process.pid, end)
+                await stands_by.until("caught up")
+                seconds.append(time.monotonic() - began)
+                acts = stands_by
+        return seconds
+
     @contextmanager
-    def _operator(self) -> Iterator[_Operator]:
+    def _operator(self, number: int = 0) -> Iterator[_Operator]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")}
         variables = {
             "KUBECONFIG": str(self.plane.kubeconfig),
             "OUTBOX_OPERATOR_PROJECTOR_IMAGE": IMAGE,
             "OUTBOX_OPERATOR_WORKERS": str(CONNECTIONS),
-            "OUTBOX_OPERATOR_HTTP_PORT": "18080",
+            "OUTBOX_OPERATOR_HTTP_PORT": str(18080 + number),
         }
-        log = self.plane.home / "operator.log"
+        log = self.plane.home / f"operator-{number}.log"
         with Process([PROGRAM, "run"], env=clean | variables, log=log, cwd=self.plane.home) as process:
             yield _Operator(process, log)
 
@@ -188,12 +212,12 @@ class _Operator:
     process: Process
     log: Path
 
-    async def until(self, event: str) -> float:
-        """Seconds from its start until it logged this."""
+    async def until(self, event: str, *, times: int = 1) -> float:
+        """Seconds from its start until it had logged this so many times."""
 
         async def logged() -> bool:
             self.process.check()
-            return any(_event(line) == event for line in self.log.read_text().splitlines())
+            return sum(_event(line) == event for line in self.log.read_text().splitlines()) >= times
 
         await _eventually(logged, what=f"operator that is {event}")
         return time.monotonic() - self.process.began

@@ -69,6 +69,11 @@ class Cache:
         entry = self._entries.get(_Address(kind.plural, namespace, name))
         return cast(Manifest, msgspec.json.decode(entry.data)) if entry is not None else None
 
+    def version(self, kind: Kind, namespace: str, name: str) -> int | None:
+        """The resource version of an object, when it is known: another one whenever something about it is another."""
+        entry = self._entries.get(_Address(kind.plural, namespace, name))
+        return entry.version if entry is not None else None
+
     def tenants(self) -> list[Key]:
         """The keys of all known OutboxTenants."""
         return [Key(a.namespace, a.name) for a in self._entries if a.plural == OUTBOX_TENANT.plural]

@@ -27,11 +27,14 @@ from outbox_operator.cluster import Cluster
 from outbox_operator.conditions import Observation
 from outbox_operator.drift import difference
 from outbox_operator.events import Recorder, news
-from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
+from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
 from outbox_operator.rollouts import Rollouts, needs_a_place
 from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
+
+_Basis = tuple[str | int | None, ...]
+"""What the wanted children are made from, and the versions of the live ones."""
 
 AGAIN_SECONDS: Final = 1.0
 """After a look that wrote something, until the next one. See `_remember`."""
@@ -59,6 +62,8 @@ class Reconciler:
         self._projector_image = projector_image
         self._now = now
         self._wrote: set[Key] = set()
+        self._as_wanted: dict[Key, _Basis] = {}
+        """Tenants whose children were as they should be, and what that was found from. See `_apply_children`."""
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
 
@@ -68,6 +73,7 @@ class Reconciler:
         tenant = self._cache.get(OUTBOX_TENANT, key.namespace, key.name)
         if tenant is None or "deletionTimestamp" in tenant["metadata"]:
             self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
+            self._as_wanted.pop(key, None)
             self._rollouts.end(key)
             return None
         failure: errors.ClusterError | None = None
@@ -75,10 +81,7 @@ class Reconciler:
         delivered_by = winner if (winner := self._cache.claims.winner(key)) != key else None
         replicas = manifests.wanted_replicas(tenant, delivered_by=delivered_by)
         try:
-            for kind, manifest in manifests.children(tenant, image=self._projector_image, replicas=replicas):
-                if kind == DEPLOYMENT and (queued := self._must_wait(key, tenant, manifest)):
-                    continue
-                await self._apply_child(key, kind, manifest)
+            queued = await self._apply_children(key, tenant, replicas)
         except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
             failure = error
         if failure is None and key in self._wrote and not conditions.is_told_of(tenant):
@@ -89,6 +92,29 @@ class Reconciler:
         if failure is not None:
             raise failure
         return AGAIN_SECONDS if key in self._wrote else seconds
+
+    async def _apply_children(self, key: Key, tenant: Manifest, replicas: int) -> bool:
+        """Applies the children that differ; returns whether the pods have to wait.
+
+        Most looks are for a report of the projector, which changes neither the spec nor a child: then there is nothing
+        to compare, and such a look takes a tenth of the time.
+        """
+        basis = self._basis(key, tenant, replicas)
+        if self._as_wanted.get(key) == basis:
+            return False
+        queued = False
+        for kind, manifest in manifests.children(tenant, image=self._projector_image, replicas=replicas):
+            if kind == DEPLOYMENT and (queued := self._must_wait(key, tenant, manifest)):
+                continue
+            await self._apply_child(key, kind, manifest)
+        if not queued and key not in self._wrote:
+            self._as_wanted[key] = basis
+        return queued
+
+    def _basis(self, key: Key, tenant: Manifest, replicas: int) -> _Basis:
+        metadata, name = tenant["metadata"], child_name(key.name)
+        versions = (self._cache.version(kind, key.namespace, name) for kind in CHILDREN)
+        return metadata["uid"], metadata["generation"], replicas, *versions
 
     def _must_wait(self, key: Key, tenant: Manifest, deployment: Manifest) -> bool:
         """Whether the pods keep running as they are for now, since those of many other tenants are being replaced."""

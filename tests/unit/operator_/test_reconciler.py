@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from outbox_operator import manifests
 from outbox_operator.cache import Cache
 from outbox_operator.errors import Conflict, Forbidden, NotFound, Rejected, Unreachable
 from outbox_operator.events import Recorder
@@ -133,6 +134,35 @@ async def test_the_status_of_a_new_tenant_comes_with_the_second_look_and_then_no
 async def test_a_look_reads_nothing_from_the_api_server(world: World) -> None:
     await world.settle()
     assert [verb for verb, _ in world.cluster.requests if verb == "get"] == []
+
+
+async def test_a_look_for_a_report_compares_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of projectors report once a minute: what is known to be as it should be is not built and compared."""
+    await world.settle()
+    built: list[str] = []
+    children = manifests.children
+
+    def counted(tenant: Manifest, **how: Any) -> Any:
+        built.append(tenant["metadata"]["name"])
+        return children(tenant, **how)
+
+    monkeypatch.setattr(manifests, "children", counted)
+    world.report(OUTBOX_TENANT, {"projector": {"pending": 1}}, "outbox-projector")
+    assert await world.look() == []
+    assert built == []
+    world.edit(ROLE, rules=[])
+    assert await world.look() == [f"Role {CHILD}"]
+    assert built == ["acme"]
+
+
+async def test_a_tenant_that_was_made_anew_is_compared_anew(world: World) -> None:
+    await world.settle()
+    tenant = world.read(OUTBOX_TENANT, "acme")
+    world.cluster.delete(OUTBOX_TENANT, "shop", "acme")
+    world.cluster.create(OUTBOX_TENANT, {**tenant, "metadata": {"namespace": "shop", "name": "acme"}})
+    assert f"Deployment {CHILD}" in await world.look()
+    uid = world.read(OUTBOX_TENANT, "acme")["metadata"]["uid"]
+    assert [reference["uid"] for reference in world.read(DEPLOYMENT)["metadata"]["ownerReferences"]][-1] == uid
 
 
 async def test_a_restart_writes_nothing(world: World) -> None:
