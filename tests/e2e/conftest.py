@@ -29,14 +29,26 @@ def operator() -> Kubectl:
 
 
 @pytest.fixture
-def kubectl() -> Iterator[Kubectl]:
+def new_namespace() -> Iterator[Callable[[], Kubectl]]:
+    """Makes namespaces of the test's own; each time kubectl in another one."""
+    made: list[Kubectl] = []
+
+    def make() -> Kubectl:
+        name = unique("e2e")
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        made.append(Kubectl(name))
+        made[-1].apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        return made[-1]
+
+    yield make
+    for kubectl in made:
+        kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.fixture
+def kubectl(new_namespace: Callable[[], Kubectl]) -> Kubectl:
     """kubectl in a namespace of the test's own."""
-    name = unique("e2e")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    client = Kubectl(name)
-    client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield client
-    client("delete", "namespace", name, "--wait=false")
+    return new_namespace()
 
 
 Configure = Callable[..., None]

@@ -71,16 +71,3 @@ def applied_again(tenant: Tenant) -> bool:
     tenant.kubectl("delete", "role", deployment)
     tenant.kubectl.wait(f"role/{deployment}", "create")
     return bool(tenant.kubectl.get("deployment", deployment)["metadata"]["generation"] != before)
-
-
-def test_of_two_for_the_same_rows_the_older_delivers(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
-    older = apply_tenant()
-    older.is_ready()
-    manifest = kubectl.get("obt", older.name)
-    twin = Tenant(kubectl, f"{older.name}-twin", older.topic)
-    kubectl.apply({**manifest, "metadata": {"name": twin.name}, "status": {}})
-    assert f"OutboxTenant {older.name}, which is older" in twin.is_not_ready("TenantConflict")
-    assert twin.pods() == []
-    older.is_ready()
-    kubectl.delete("obt", older.name)
-    twin.is_ready()
