@@ -43,6 +43,11 @@ class Message(NamedTuple):
             return False
 
 
+def key_of(event: Envelope) -> str:
+    """What has the same key stays in order."""
+    return event.ordering_key or event.aggregate_id
+
+
 def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Message:
     """The event's message. cloudevents_source: see `check_source`; None: no CloudEvent."""
     created = event.created_in_utc
@@ -63,7 +68,7 @@ def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Mes
         properties["created_at"] = created.isoformat()
     return Message(
         event.payload,
-        event.ordering_key or event.aggregate_id,
+        key_of(event),
         properties,
         None if created is None or created <= _EPOCH else (created - _EPOCH) // _MILLISECOND,
     )

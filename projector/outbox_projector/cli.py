@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import click
 import structlog
@@ -11,6 +12,11 @@ import uvloop
 from bento_outbox import MisuseError, __version__
 from outbox_projector.app import run as run_projector
 from outbox_projector.settings import load_settings
+
+
+SWITCH_SECONDS = 0.0005
+"""How soon the event loop gets the interpreter back from the thread that builds messages. With the default, 5 ms, the
+database waits for us as long as it works: an eighth of the rate."""
 
 
 @click.group()
@@ -25,6 +31,7 @@ def run() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        sys.setswitchinterval(SWITCH_SECONDS)
         uvloop.run(run_projector(settings))
     except MisuseError as error:
         raise click.ClickException(str(error)) from error

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import _pulsar
 
 from bento_outbox import Refusal
-from bento_outbox.message_form import Message
+from bento_outbox.message_form import Message, key_of
 from outbox_projector.flights import Flight, FlightRefused
 
 MOST_BYTES = 4 << 20
@@ -27,17 +27,17 @@ Entry = Sequence[int]
 """The places in the flight, from 0 and in order, of what is stored together."""
 
 
-def entries_of(flight: Flight, messages: Sequence[Message]) -> list[Entry]:
+def entries_of(flight: Flight) -> list[Entry]:
     """In the order in which they are sent."""
     if not flight.by_key:
-        return [range(len(messages))]
+        return [range(len(flight.events))]
     places: dict[str, list[int]] = {}
-    for place, message in enumerate(messages):
-        places.setdefault(message.key, []).append(place)
+    for place, event in enumerate(flight.events):
+        places.setdefault(key_of(event), []).append(place)
     return list(places.values())
 
 
-def built(messages: Sequence[Message], first_sequence: int) -> list[Any]:
+def built(messages: Iterable[Message], first_sequence: int) -> list[Any]:
     """The client's own messages; the n-th (from 0) has the id `first_sequence + n`.
 
     The client's `send_async` checks each argument and sets the properties one by one, which is two fifths of what a
@@ -51,7 +51,7 @@ def built(messages: Sequence[Message], first_sequence: int) -> list[Any]:
             message = new().content(payload).properties(properties).partition_key(key).sequence_id(sequence)
             found.append((message.event_timestamp(event_time) if event_time else message).build())
     except TypeError as error:
-        if all(message.is_encodable for message in messages):
+        if Message(payload, key, properties, event_time).is_encodable:
             raise
         raise FlightRefused(Refusal("a text of the message has no form in UTF-8", permanent=True)) from error
     return found

@@ -190,14 +190,12 @@ class PulsarLaneProducer:
         # A limit that was learned must not refuse what was sent, and perhaps stored, before it was known.
         if flight.size > self._most_bytes and len(flight.events) > 1 and not flight.recovered:
             raise FlightRefused(Refusal(f"the batch is larger than {self._most_bytes} bytes"))
-        messages = [self._message_of(event) for event in flight.events]
-        entries = entries_of(flight, messages)
-        built_messages = built(messages, flight.first_sequence)
+        entries = entries_of(flight)
         answers = Answers(entries)
         used, self._used = self._used, max(self._used, flight.last_sequence)
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.to_thread(self._send, built_messages, flight, answers)
+                await asyncio.to_thread(self._send, flight, answers)
                 found = await answers.all()
         except TimeoutError:
             raise self._trouble("Timeout", self._topic) from None
@@ -215,7 +213,8 @@ class PulsarLaneProducer:
             raise _refusal(flight, entries, refused)
         return stored
 
-    def _send(self, messages: Sequence[Any], flight: Flight, answers: Answers) -> None:
+    def _send(self, flight: Flight, answers: Answers) -> None:
+        messages = built(map(self._message_of, flight.events), flight.first_sequence)
         if flight.by_key != self._by_key:
             # Cut in another way it would be stored in part or twice.
             self._producer = self._reopen(self._producer, flight.by_key)
