@@ -13,7 +13,6 @@ from bento_outbox import MisuseError, __version__
 from outbox_projector.app import run as run_projector
 from outbox_projector.settings import load_settings
 
-
 SWITCH_SECONDS = 0.0005
 """How soon the event loop gets the interpreter back from the thread that builds messages. With the default, 5 ms, the
 database waits for us as long as it works: an eighth of the rate."""
