@@ -110,12 +110,14 @@ class Turned:
 
     flight    what was claimed
     topic     where the next rows go, when no producer for it is open yet: then nothing was claimed
+    more      whether there may be more rows to claim at once
     retried   refused events that are tried again
     failed    events that became ERR, refused or unreadable
     """
 
     flight: Flight | None = None
     topic: str | None = None
+    more: bool = False
     retried: int = 0
     failed: int = 0
 

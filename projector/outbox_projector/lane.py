@@ -14,8 +14,10 @@ A crash
                                    same ids, and the broker drops it if it has it
     after settle                   nothing is left to do
 
-Database and broker work side by side: while one flight is published, one transaction settles the flight before it and
-claims the flight after it. Only one flight is in the air: one that is refused must not be overtaken by later rows.
+While more rows wait than a flight takes, database and broker work side by side: while one flight is published, one
+transaction settles the flight before it and claims the flight after it. Otherwise the next claim waits for the broker:
+so it finds what has come meanwhile, which else would miss it and wait for two flights. Only one flight is in the air:
+one that is refused must not be overtaken by later rows.
 
 A flight that is refused as a whole is cut: withdrawn, and claimed again by halves, until one row is alone and at fault.
 """
@@ -136,18 +138,21 @@ class Lane:
             await self._turn(due)
 
     async def _carry(self, *, until_empty: bool = False) -> None:
-        due, flight, pause = Turn(), None, 0.0
+        due, flight, more, pause = Turn(), None, False, 0.0
         while not self._stopping:
             self._observer.turned()
             self._reserve(flight)
-            rest = self._polling.longest_after(pause)
-            claim = replace(due, limit=self._cut.limit, floors=self._floors(), rest=rest)
-            due, turned = await _side_by_side(self._send(flight), self._turn(claim))
+            if more or flight is None or due != Turn():
+                limit = self._cut.limit if more or flight is None else 0
+                turn = replace(due, limit=limit, floors=self._floors(), rest=self._polling.longest_after(pause))
+                due, turned = await _side_by_side(self._send(flight), self._turn(turn))
+            else:
+                due, turned = await self._send(flight), Turned()
             if due.reverses:
                 # What was claimed meanwhile may hold later rows of an aggregate that has to wait now.
                 due, flight = due.withdrawing(turned.flight), None
             else:
-                flight = turned.flight
+                flight, more = turned.flight, turned.more
             if turned.topic is not None:
                 await self._open(turned.topic)
             if flight or turned.topic is not None or due != Turn():

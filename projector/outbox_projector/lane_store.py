@@ -79,6 +79,7 @@ class PostgresLaneStore:
             return Turned(
                 flight=claimed.flight,
                 topic=claimed.topic,
+                more=claimed.more,
                 retried=len(turn.refused) - failed,
                 failed=failed + claimed.failed,
             )
@@ -149,6 +150,7 @@ class PostgresLaneStore:
                 by_key=self._by_key,
                 size=size,
             ),
+            more=len(rows) == turn.limit or len(chosen) < len(events),
             failed=failed,
         )
 

@@ -237,7 +237,7 @@ class Database:
         )
         self.next_sequence[lease.lane, topic] = flight.last_sequence + 1
         self.flights[lease.lane].append(flight)
-        return Turned(flight=flight)
+        return Turned(flight=flight, more=len(chosen) < len(found))
 
 
 def lane_of(key: str, lanes: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from bento_outbox import Envelope, Refusal
@@ -46,6 +46,7 @@ class Publisher:
         self.broker = broker
         self.unusable: dict[str, Refusal] = {}
         self.flights: list[int] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def open(self, topic: str) -> Producer:
         if topic in self.unusable:
@@ -62,6 +63,7 @@ class Connection:
 
     async def publish(self, flight: Flight) -> bool:
         self._publisher.flights.append(len(flight.events))
+        self._publisher.meanwhile()
         return self._publisher.broker.publish((flight.topic, 0), "we", flight)
 
 
@@ -137,9 +139,27 @@ async def test_settling_and_the_next_claim_are_one_transaction() -> None:
     async with running(store, publisher, batch_size=10):
         pass
 
-    settling = [turn for turn in store.turns if turn.settled]
     assert publisher.flights == [10, 10, 10]
-    assert all(turn.limit == 10 for turn in settling)
+    # The third flight takes the last rows: while it is published, nothing is claimed.
+    assert [turn.limit for turn in store.turns if turn.settled] == [10, 0, 10]
+
+
+async def test_while_a_flight_that_took_all_is_published_nothing_is_claimed_since_more_may_come() -> None:
+    events = [envelope(aggregate_id=f"a-{number}") for number in range(3)]
+    store, publisher = Store(*events), Publisher(Broker())
+    late = Row(envelope())
+
+    def comes_late() -> None:
+        store.database.rows.append(late)
+        publisher.meanwhile = lambda: None
+
+    publisher.meanwhile = comes_late
+    async with running(store, publisher):
+        pass
+
+    assert publisher.flights == [3, 1]
+    # Each is settled by the turn that claims what has come meanwhile.
+    assert [(len(turn.settled.events), turn.limit) for turn in store.turns if turn.settled] == [(3, 100), (1, 100)]
 
 
 async def test_a_lane_that_is_stopped_leaves_no_flight_behind() -> None:
