@@ -97,7 +97,7 @@ def test_the_environment_is_the_whole_configuration(tenant: Build) -> None:
         "OUTBOX_ORDERING": "Aggregate",
         "OUTBOX_ON_ERROR": "Continue",
         "OUTBOX_GUARANTEE": "AtLeastOnce",
-        "OUTBOX_BATCH_SIZE": "200",
+        "OUTBOX_BATCH_SIZE": "1000",
         "OUTBOX_MAX_RETRIES": "5",
         "OUTBOX_BACKOFF_INITIAL_MILLISECONDS": "500",
         "OUTBOX_BACKOFF_MAX_SECONDS": "7",

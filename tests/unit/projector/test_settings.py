@@ -44,7 +44,7 @@ def test_what_is_not_set_has_the_documented_default() -> None:
     settings = load_settings()
 
     assert (settings.database_schema, settings.database_table) == ("public", "outbox")
-    assert (settings.batch_size, settings.max_retries, settings.pulsar_topic) == (200, 5, DEFAULT_TOPIC)
+    assert (settings.batch_size, settings.max_retries, settings.pulsar_topic) == (1000, 5, DEFAULT_TOPIC)
     assert (settings.poll_min_milliseconds, settings.poll_max_milliseconds) == (20, 1000)
     assert (settings.status_interval_seconds, settings.http_port, settings.shutdown_grace_seconds) == (180, 8080, 20)
     assert (settings.retention_sent_seconds, settings.retention_err_seconds) == (7 * 24 * 3600, None)
