@@ -44,7 +44,7 @@ class Settings(PulsarSettings):
     """HoldAggregate: an event in ERR holds back the later ones of its key until it is requeued or discarded."""
 
     batch_size: int = Field(1000, ge=1, le=10_000)
-    """Rows a flight, while its bytes fit. More: higher rate and more memory; above this hardly any (docs/benchmarks.md)."""
+    """Rows a flight, while its bytes fit. More: a higher rate and more memory; above this hardly any."""
     max_retries: int = Field(5, ge=1, le=1000)
     """Refusals until a row becomes ERR. Outages do not count."""
     backoff_initial_milliseconds: int = Field(500, ge=1)
