@@ -212,9 +212,13 @@ class _Pool:
     async def _connect(self) -> asyncpg.Connection:
         if not self._shares:
             connection = await asyncpg.connect(**self._options)
-            # A pooler greets with a process id of its own making.
-            if await _process_id(connection) == connection.get_server_pid():
-                return connection
+            try:
+                # A pooler greets with a process id of its own making.
+                if await _process_id(connection) == connection.get_server_pid():
+                    return connection
+            except BaseException:
+                connection.terminate()
+                raise
             connection.terminate()
             self._shares = True
         # Each statement is prepared anew, without a name: behind a pooler that shares connections between transactions

@@ -92,6 +92,22 @@ async def test_a_connection_whose_use_was_cancelled_is_not_lent_again(database: 
     assert await _used(database) != left
 
 
+async def test_a_connection_that_is_cut_off_before_it_is_lent_is_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[asyncpg.Connection] = []
+
+    async def cut_off(connection: asyncpg.Connection) -> int:
+        tried.append(connection)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("outbox_projector.database._process_id", cut_off)
+    with pytest.raises(asyncio.CancelledError):
+        await _used(database)
+
+    assert [connection.is_closed() for connection in tried] == [True]
+
+
 async def test_more_than_there_may_be_wait_for_each_other(database: Database) -> None:
     async with AsyncExitStack() as open_together:
         for _ in range(MOST_CONNECTIONS - 1):

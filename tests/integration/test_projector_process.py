@@ -403,7 +403,7 @@ async def test_the_settings_in_force_are_logged_without_the_password(variables: 
     assert finished.code == 0
     assert (line["tenant_id"], line["batch_size"], line["database_url"]) == (
         variables["OUTBOX_TENANT_ID"],
-        200,
+        1000,
         "**********",
     )
     assert WRONG_PASSWORD not in finished.output + finished.errors
