@@ -20,7 +20,6 @@ LANE_TABLES = ("_layout", "_member", "_lane", "_stream", "_flight", "_request")
 _TABLE = re.compile(rf"\b(FROM|UPDATE|INTO) outbox({'|'.join(LANE_TABLES)})?\b( AS \w+)?")
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
 
-
 LONGEST_NAME = 63 - len("_alembic_version_pkc")
 """Bytes. Names made of the table's are longer, and what Postgres cuts off may be all that tells two of them apart."""
 

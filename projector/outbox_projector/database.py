@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,6 @@ COMMAND_TIMEOUT_SECONDS = 60
 CLOSE_SECONDS = 5
 WAIT_SECONDS = 30
 """For a connection, while all are in use."""
-INTERRUPTIONS = (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError)
-"""After which a connection is not used again: it may have begun a transaction of which nobody was told."""
 MOST_CONNECTIONS = 6
 """Of a process: its lanes take turns at them, with looks, measurements, requests and retention; a trial of the listener
 needs two."""
@@ -50,6 +48,16 @@ async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
     """A connection in a transaction of its own. Raises DatabaseUnavailable."""
     async with translated(), connect() as connection, connection.transaction():
         yield connection
+
+
+@contextmanager
+def ended_by_interruptions(connection: asyncpg.Connection) -> Iterator[None]:
+    """After one the connection is not used again: it may have begun a transaction of which nobody was told."""
+    try:
+        yield
+    except (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError):
+        connection.terminate()
+        raise
 
 
 class UrlSource(Protocol):
@@ -110,10 +118,8 @@ class Database:
         pool = self._current()
         connection = await pool.take()
         try:
-            yield connection
-        except INTERRUPTIONS:
-            connection.terminate()
-            raise
+            with ended_by_interruptions(connection):
+                yield connection
         finally:
             pool.give_back(connection)
 

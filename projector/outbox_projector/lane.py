@@ -142,8 +142,8 @@ class Lane:
         while not self._stopping:
             self._observer.turned()
             self._reserve(flight)
-            if more or flight is None or due != Turn():
-                limit = self._cut.limit if more or flight is None else 0
+            limit = self._cut.limit if more or flight is None else 0
+            if limit or due != Turn():
                 turn = replace(due, limit=limit, floors=self._floors(), rest=self._polling.longest_after(pause))
                 due, turned = await _side_by_side(self._send(flight), self._turn(turn))
             else:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import MisuseError
-from outbox_projector.database import INTERRUPTIONS, Connect
+from outbox_projector.database import Connect, ended_by_interruptions
 
 
 def borrowed(session_factory: Callable[[], AsyncSession]) -> Connect:
@@ -24,10 +24,8 @@ def borrowed(session_factory: Callable[[], AsyncSession]) -> Connect:
                 await session.invalidate()
                 connection = await _driver_connection(session)
             try:
-                yield connection
-            except INTERRUPTIONS:
-                connection.terminate()
-                raise
+                with ended_by_interruptions(connection):
+                    yield connection
             finally:
                 if connection.is_closed():
                     await session.invalidate()  # SQLAlchemy has not seen what happened on it
