@@ -1,8 +1,8 @@
 """The projector's own OutboxTenant: writes its status by server-side apply, and reads it, by plain HTTP.
 
 A Kubernetes client library would cost more memory than the whole projector, for these two requests, and an
-asynchronous HTTP client more than one that runs in a thread. Every answer holds
-the whole object, spec included; the last one is kept, so that requests in the spec are seen without a watch.
+asynchronous HTTP client more than one that runs in a thread. Every answer holds the whole object, spec included; the
+last one is kept, so that requests in the spec are seen without a watch.
 """
 
 from __future__ import annotations
