@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event, ready to be stored or published.
 
     id            identity of the event; primary key of its row, property `event_id` of its message

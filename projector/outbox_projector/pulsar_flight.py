@@ -47,11 +47,14 @@ def built(messages: Iterable[Message], first_sequence: int) -> list[Any]:
     new = _pulsar.MessageBuilder
     found = []
     try:
-        for sequence, (payload, key, properties, event_time) in enumerate(messages, first_sequence):
-            message = new().content(payload).properties(properties).partition_key(key).sequence_id(sequence)
-            found.append((message.event_timestamp(event_time) if event_time else message).build())
+        for sequence, form in enumerate(messages, first_sequence):
+            message = new().content(form.payload).properties(form.properties)
+            message.partition_key(form.key).sequence_id(sequence)
+            if form.event_time:
+                message.event_timestamp(form.event_time)
+            found.append(message.build())
     except TypeError as error:
-        if Message(payload, key, properties, event_time).is_encodable:
+        if form.is_encodable:
             raise
         raise FlightRefused(Refusal("a text of the message has no form in UTF-8", permanent=True)) from error
     return found

@@ -99,9 +99,9 @@ def read_row(row: asyncpg.Record) -> Envelope:
     (event_id, tenant_id, aggregate_id, event_type, schema_id, schema_ver, payload, headers, ordering_key, topic) = row[
         :10
     ]
-    for column, value in (("type", event_type), ("aggregate_id", aggregate_id), ("payload", payload)):
-        if not value:
-            raise ValueError(f"{column} is empty")
+    if not (event_type and aggregate_id and payload):
+        empty = "payload" if event_type and aggregate_id else "aggregate_id" if event_type else "type"
+        raise ValueError(f"{empty} is empty")
     return Envelope(
         id=event_id,
         tenant_id=tenant_id,

@@ -9,6 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import datetimes, just
 
 from bento_outbox.cloudevents import cloudevents_properties
 from bento_outbox.headers import COLUMNS
@@ -84,6 +86,11 @@ def test_the_time_of_the_event(created_at: datetime, told: str, event_time: int 
     message = message_of(envelope(created_at=created_at))
 
     assert (message.properties["created_at"], message.event_time) == (told, event_time)
+
+
+@given(datetimes(timezones=just(UTC)))
+def test_the_time_is_written_as_isoformat_writes_it(created_at: datetime) -> None:
+    assert message_of(envelope(created_at=created_at)).properties["created_at"] == created_at.isoformat()
 
 
 def test_a_cloudevent_has_its_attributes_beside_the_usual_properties() -> None:
