@@ -5,6 +5,7 @@ topic to the last, as the broker counts them, so nobody's start is in it. After 
 every event has to be there once.
 
     ours            a projector with a batch size of 1,000; below it, the ladder of other batch sizes
+    ours_deleting   the same with retention.sentSeconds: 0, which deletes what is sent instead of marking it
     debezium        Debezium Server after 100,000 other events, its queues enlarged
     raw_client      the Pulsar client with the rows in memory, no database, no deduplication: the limit
     one_by_one      a loop that awaits each answer, marks by the ORM (fewer rows: it would take an hour)
@@ -62,6 +63,8 @@ class _Bench:
         self.database.settle_down()
         self._took("ours", self._ours(BATCH))
         self.samples["raw_client"].append(self._raw_client())
+        self._fill(self.rows)
+        self._took("ours_deleting", self._ours(BATCH, retention_sent_seconds=0))
         for batch in LADDER:
             self._fill(self.rows)
             self._took(f"ours_batch_{batch}", self._ours(batch))
@@ -90,9 +93,9 @@ class _Bench:
             topic.verify(self.rows + warm_up, identity=debezium.EVENT_ID)
         return drain
 
-    def _ours(self, batch: int) -> Drain:
+    def _ours(self, batch: int, **settings: int) -> Drain:
         with self.namespace.topic() as topic:
-            with projector(self.database.url, topic.name, batch_size=batch) as process:
+            with projector(self.database.url, topic.name, batch_size=batch, **settings) as process:
                 drain = topic.drained_by(process, self.rows)
             topic.verify(self.rows)
         return drain
