@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.figures import Figures
 from bench.harness import debezium, loops
@@ -93,7 +94,7 @@ class _Bench:
             topic.verify(self.rows + warm_up, identity=debezium.EVENT_ID)
         return drain
 
-    def _ours(self, batch: int, **settings: int) -> Drain:
+    def _ours(self, batch: int, **settings: Any) -> Drain:
         with self.namespace.topic() as topic:
             with projector(self.database.url, topic.name, batch_size=batch, **settings) as process:
                 drain = topic.drained_by(process, self.rows)
