@@ -35,14 +35,6 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         texts = "".join([self.key, *self.properties, *self.properties.values()])
         return len(self.payload) + len(texts.encode())
 
-    @property
-    def is_encodable(self) -> bool:
-        """Whether every text has a form in UTF-8, which half a surrogate pair has not."""
-        try:
-            return self.size >= 0
-        except UnicodeEncodeError:
-            return False
-
 
 def key_of(event: Envelope) -> str:
     """What has the same key stays in order."""

@@ -1,8 +1,6 @@
 """Apache Pulsar as a message bus. Beside it `pulsar_client` and the projector's `pulsar_lane` import the client.
 
-One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread;
-`send_async` answers on a thread of the client, so each answer hops to the event loop. An exception inside such a
-callback ends the process: callbacks here do nothing but that hop.
+One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread.
 
 At least once: an event that was sent again after a lost answer is stored twice, with the same `event_id`.
 """
@@ -29,6 +27,7 @@ from bento_outbox.errors import BusUnavailable, EventsRefused, MisuseError, Refu
 from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_answers import NOT_ENCODABLE, OUTAGES, PERMANENT, is_topics_fault
 from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
+from bento_outbox.pulsar_messages import Answers, built, sender
 
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
 PLACEHOLDERS = frozenset({"tenant", "type"})
@@ -186,32 +185,29 @@ class PulsarMessageBus:
         stored: set[UUID],
         refused: dict[UUID, Refusal],
     ) -> None:
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[str]] = [loop.create_future() for _ in events]
+        answers = Answers(len(events))
 
         def send_all() -> None:
-            for event, answer in zip(events, answers, strict=True):
-                message = self._message_of(event)
-                if not message.is_encodable:
-                    loop.call_soon_threadsafe(_settle, answer, NOT_ENCODABLE)
+            send = sender(producer)
+            for place, event in enumerate(events):
+                try:
+                    message = built(self._message_of(event))
+                except UnicodeEncodeError:
+                    answers.take(place, NOT_ENCODABLE, stored=False)
                     continue
-                producer.send_async(
-                    message.payload,
-                    partial(_hop, loop, answer),
-                    partition_key=message.key,
-                    properties=message.properties,
-                    event_timestamp=message.event_time,
-                )
+                send(message, answers.callback(place))
             # What flush raises is one of the failures; each event's own answer says more.
             with contextlib.suppress(pulsar.PulsarException):
                 producer.flush()
 
         await asyncio.to_thread(send_all)
         # A client that is closed meanwhile leaves some sends without an answer.
-        await asyncio.wait(answers, timeout=self._timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                await answers.all()
         outage = ""
-        for event, answer in zip(events, answers, strict=True):
-            result = answer.result() if answer.done() else "Timeout"
+        for place, event in enumerate(events):
+            result, _ = answers.by_place.get(place, ("Timeout", False))
             if result == "Ok":
                 stored.add(event.id)
             elif result in PERMANENT:
@@ -226,14 +222,3 @@ class PulsarMessageBus:
 
     def _unavailable(self, result: str, topic: str) -> BusUnavailable:
         return self._connection.unavailable(result, topic)
-
-
-def _hop(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[str], result: pulsar.Result, _message_id: Any) -> None:
-    """Runs on a thread of the client; the loop may be closed already when the process is stopping."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(_settle, answer, result.name)
-
-
-def _settle(answer: asyncio.Future[str], result: str) -> None:
-    if not answer.done():
-        answer.set_result(result)

@@ -28,8 +28,9 @@ from bento_outbox import BusUnavailable, Envelope, EventsRefused, Refusal
 from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
 from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
+from bento_outbox.pulsar_messages import Answers, Callback, sender
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
-from outbox_projector.pulsar_flight import MOST_BYTES, Answers, Entry, built, entries_of
+from outbox_projector.pulsar_flight import MOST_BYTES, Entry, built_all, entries_of
 
 _NEVER_CUT = {
     "batching_enabled": True,
@@ -191,11 +192,13 @@ class PulsarLaneProducer:
         if flight.size > self._most_bytes and len(flight.events) > 1 and not flight.recovered:
             raise FlightRefused(Refusal(f"the batch is larger than {self._most_bytes} bytes"))
         entries = entries_of(flight)
-        answers = Answers(entries)
+        answers = Answers(len(entries))
+        # All messages of an entry share one fate, that of its last.
+        callbacks = {entry[-1]: answers.callback(entry[0]) for entry in entries}
         used, self._used = self._used, max(self._used, flight.last_sequence)
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.to_thread(self._send, flight, answers)
+                await asyncio.to_thread(self._send, flight, callbacks)
                 found = await answers.all()
         except TimeoutError:
             raise self._trouble("Timeout", self._topic) from None
@@ -213,15 +216,15 @@ class PulsarLaneProducer:
             raise _refusal(flight, entries, refused)
         return stored
 
-    def _send(self, flight: Flight, answers: Answers) -> None:
-        messages = built(map(self._message_of, flight.events), flight.first_sequence)
+    def _send(self, flight: Flight, callbacks: Mapping[int, Callback]) -> None:
+        messages = built_all(map(self._message_of, flight.events), flight.first_sequence)
         if flight.by_key != self._by_key:
             # Cut in another way it would be stored in part or twice.
             self._producer = self._reopen(self._producer, flight.by_key)
             self._by_key = flight.by_key
-        send = self._producer._producer.send_async
+        send = sender(self._producer)
         for place, message in enumerate(messages):
-            send(message, answers.callback(place))
+            send(message, callbacks.get(place))
         # What flush raises is one of the answers too, each of which says more.
         with contextlib.suppress(pulsar.PulsarException):
             self._producer.flush()

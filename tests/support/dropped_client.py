@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from bento_outbox import BusUnavailable, pulsar_bus
+from bento_outbox.pulsar_messages import Answers
 from tests.support.envelopes import envelope
 
 EVENTS = 5_000
@@ -21,7 +22,7 @@ async def main(topic: str) -> None:
     """Prints how the publish ended."""
     loop = asyncio.get_running_loop()
     bus = pulsar_bus.PulsarMessageBus(os.environ["PULSAR_URL"], topic=topic, timeout_seconds=5)
-    hop, dropped = pulsar_bus._hop, asyncio.Event()
+    take, dropped = Answers.take, asyncio.Event()
 
     def drop() -> None:
         if not dropped.is_set():
@@ -33,11 +34,11 @@ async def main(topic: str) -> None:
             except BusUnavailable:
                 pass
 
-    def hop_and_drop(*answer: Any) -> None:
-        hop(*answer)
+    def take_and_drop(*answer: Any, **more: Any) -> None:
+        take(*answer, **more)
         loop.call_soon_threadsafe(drop)
 
-    pulsar_bus._hop = hop_and_drop
+    Answers.take = take_and_drop  # type: ignore[method-assign]
     try:
         await bus.publish([envelope() for _ in range(EVENTS)])
     except BusUnavailable as outage:
