@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from bento_outbox.envelope import Envelope
+from bento_outbox.envelope import Envelope, rfc3339
 from bento_outbox.errors import MisuseError
 from bento_outbox.headers import CAUSATION_ID, CORRELATION_ID, REQUEUED_AT
 
@@ -56,7 +56,7 @@ def cloudevents_properties(event: Envelope, *, source: str) -> dict[str, str]:
         "tenantid": event.tenant_id,
     }
     if (created := event.created_in_utc) is not None:
-        attributes["time"] = created.isoformat()
+        attributes["time"] = rfc3339(created)
     if event.schema_id is not None:
         version = "" if event.schema_ver is None else f":{event.schema_ver}"
         attributes["dataschema"] = f"urn:schema:{quote(event.schema_id, safe=_PUNCTUATION)}{version}"

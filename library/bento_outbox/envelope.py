@@ -13,6 +13,12 @@ from uuid import UUID
 import msgspec
 
 
+def rfc3339(moment: datetime) -> str:
+    """What `isoformat` makes of a moment in UTC, at a ninth of its cost, which is a third of a message's."""
+    text: str = msgspec.to_builtins(moment)
+    return f"{text[:-1]}+00:00"  # Z means the same, but consumers may compare texts
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event, ready to be stored or published.
 

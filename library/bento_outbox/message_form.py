@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from bento_outbox.cloudevents import cloudevents_properties, source_of
-from bento_outbox.envelope import Envelope
+from bento_outbox.envelope import Envelope, rfc3339
 from bento_outbox.headers import COLUMNS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,12 +41,6 @@ def key_of(event: Envelope) -> str:
     return event.ordering_key or event.aggregate_id
 
 
-def _rfc3339(moment: datetime) -> str:
-    """What `isoformat` makes of a moment in UTC, at a ninth of its cost, which is a third of a message's."""
-    text: str = msgspec.to_builtins(moment)
-    return f"{text[:-1]}+00:00"  # Z means the same, but consumers may compare texts
-
-
 def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Message:
     """The event's message. cloudevents_source: see `check_source`; None: no CloudEvent."""
     created = event.created_in_utc
@@ -64,7 +58,7 @@ def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Mes
     if event.schema_ver is not None:
         properties["schema_ver"] = str(event.schema_ver)
     if created is not None:
-        properties["created_at"] = _rfc3339(created)
+        properties["created_at"] = rfc3339(created)
     return Message(
         event.payload,
         key_of(event),

@@ -1,4 +1,5 @@
-"""Apache Pulsar as a message bus. Beside it `pulsar_client` and the projector's `pulsar_lane` import the client.
+"""Apache Pulsar as a message bus. Beside it `pulsar_client`, `pulsar_messages` and the projector's `pulsar_lane`
+import the client.
 
 One producer per topic, made when it is first needed. The client's calls block, so they run in a worker thread.
 

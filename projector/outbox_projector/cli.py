@@ -32,7 +32,6 @@ def run() -> None:
         settings = load_settings()
         configure_logging(settings.log_level)
         sys.setswitchinterval(SWITCH_SECONDS)
-        gc.collect()
         gc.freeze()  # modules and classes stay: to look through them for garbage again and again costs a tenth
         uvloop.run(run_projector(settings))
     except MisuseError as error:

@@ -100,8 +100,8 @@ def read_row(row: asyncpg.Record) -> Envelope:
         :10
     ]
     if not (event_type and aggregate_id and payload):
-        empty = "payload" if event_type and aggregate_id else "aggregate_id" if event_type else "type"
-        raise ValueError(f"{empty} is empty")
+        required = {"type": event_type, "aggregate_id": aggregate_id, "payload": payload}
+        raise ValueError(f"{next(column for column, value in required.items() if not value)} is empty")
     return Envelope(
         id=event_id,
         tenant_id=tenant_id,
