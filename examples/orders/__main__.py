@@ -8,6 +8,7 @@ import uuid
 import click
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
+from bento_outbox import MisuseError
 from bento_outbox.database_url import parse_database_url
 from examples.orders.service import Shop
 from examples.orders.storage import create_tables
@@ -20,7 +21,10 @@ WORKERS = 8
 @click.pass_context
 def main(context: click.Context, database_url: str) -> None:
     """A small shop whose orders tell what happens to them."""
-    context.obj = parse_database_url(database_url)
+    try:
+        context.obj = parse_database_url(database_url)
+    except MisuseError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command("create-tables")

@@ -37,9 +37,11 @@ def on_database(url: str, action: Callable[[AsyncEngine], Awaitable[_R]]) -> _R:
     """Runs `action`; what goes wrong with the database or its use ends the command with one sentence."""
 
     async def run() -> _R:
-        engine = create_async_engine(parse_database_url(url))
+        address = parse_database_url(url)
+        engine = create_async_engine(address)
         try:
-            return await action(engine)
+            with _refusals(f"{address.host}:{address.port or 5432}"):
+                return await action(engine)
         finally:
             await engine.dispose()
 
@@ -54,7 +56,13 @@ def one_sentence() -> Iterator[None]:
         yield
     except OutboxError as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _refusals(place: str) -> Iterator[None]:
+    try:
+        yield
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         sentence = str(cause).splitlines()[0] + _WAYS_OUT.get(getattr(cause, "sqlstate", None), "")
-        raise click.ClickException(f"the database refused or could not be reached: {sentence}") from error
+        raise click.ClickException(f"the database at {place} refused or could not be reached: {sentence}") from error

@@ -105,7 +105,12 @@ def requeue(limit: int | None, dry_run: bool, **options: Any) -> None:
 @_DRY_RUN
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(limit: int | None, dry_run: bool, yes: bool, **options: Any) -> None:
-    """Delete the events: they are never delivered."""
+    """Delete the events: they are never delivered. At least one filter is needed, as --failed-until for all so far."""
+    if _filter(options).takes_all:
+        raise click.UsageError(
+            "name the events that are meant, since a discarded event is gone: "
+            "--type, --aggregate, --error, --id, or a time"
+        )
     chosen, tenant = _select(options, limit), options["tenant_id"]
     if not chosen.ids:
         click.echo(_none(tenant))

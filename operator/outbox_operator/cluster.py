@@ -6,6 +6,7 @@ memory, and know nothing of our kind. Its errors are translated here, and only h
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
@@ -14,6 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 from kubernetes.aio import client, config
+from yaml import YAMLError
 
 from outbox_operator import errors
 from outbox_operator.keys import FIELD_MANAGER, LABEL, OUTBOX_TENANT, Kind, Manifest
@@ -43,9 +45,11 @@ async def load_configuration() -> client.Configuration:
     except config.ConfigException:
         try:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except config.ConfigException as error:
+        # The last two come of a file that is empty, or no YAML.
+        except (config.ConfigException, TypeError, YAMLError) as error:
             raise errors.ClusterError(
-                f"No cluster to talk to: not in a pod with a service account, and no usable kubeconfig ({error}). "
+                "No cluster to talk to: not in a pod with a service account, and no usable kubeconfig in "
+                f"{os.environ.get('KUBECONFIG') or '~/.kube/config'} ({' '.join(str(error).split())}). "
                 "Set KUBECONFIG to a kubeconfig file."
             ) from error
     return configuration

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     )
     """Image of the projector for tenants that name none. Another value rolls all of them."""
 
-    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    namespaces: Annotated[tuple[Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")], ...], NoDecode] = ()
     """Namespaces to serve, separated by commas. Empty: the whole cluster, which needs a ClusterRole."""
 
     lease_namespace: str = Field(default="default", min_length=1)
@@ -60,6 +60,11 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "console"] = "json"
     """One JSON object per line, or lines for people."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_small_letters(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("namespaces", mode="before")
     @classmethod

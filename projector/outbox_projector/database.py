@@ -69,26 +69,28 @@ class UrlSource(Protocol):
 class UrlFile:
     """The URL as the content of a file, which a Secret fills."""
 
-    def __init__(self, path: Path, secret: str) -> None:
-        """secret: `name/key`, for messages."""
-        name, _, key = secret.partition("/")
+    def __init__(self, path: Path, secret: str | None) -> None:
+        """secret: `name/key`, for messages; None: they name the file."""
         self._path = path
-        self._secret = f"Secret {name!r} with key {key!r}"
+        self._called = f"file {path}"
+        if secret is not None:
+            name, _, key = secret.partition("/")
+            self._called = f"Secret {name!r} with key {key!r}"
 
     def read(self) -> str:
         try:
             return self._path.read_text().strip()
         except FileNotFoundError as error:
             raise DatabaseUnavailable(
-                f"{self._secret} does not exist: create it with the database URL", reason="SecretNotFound"
+                f"{self._called} does not exist: create it with the database URL", reason="SecretNotFound"
             ) from error
         except OSError as error:
             raise DatabaseUnavailable(
-                f"{self._secret} cannot be read: {error.strerror}", reason="SecretNotFound"
+                f"{self._called} cannot be read: {error.strerror}", reason="SecretNotFound"
             ) from error
         except UnicodeDecodeError:
             # The cause would show the content.
-            raise DatabaseUnavailable(f"{self._secret} holds no text", reason="DatabaseUrlInvalid") from None
+            raise DatabaseUnavailable(f"{self._called} holds no text", reason="DatabaseUrlInvalid") from None
 
 
 class FixedUrl:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from bento_outbox import MisuseError
+from bento_outbox.database_address import parse_database_address
 from outbox_projector.pulsar_settings import PulsarSettings
 
 
@@ -27,8 +28,8 @@ class Settings(PulsarSettings):
     """postgresql://user:password@host:5432/database; or else database_url_file."""
     database_url_file: Path | None = None
     """File with the URL, read again for each new connection, so that a rotated Secret needs no restart."""
-    database_url_secret: str = "outbox-database/url"  # noqa: S105 - the name of a Secret, not a secret
-    """name/key of the Secret behind the file; only for messages."""
+    database_url_secret: str | None = None
+    """name/key of the Secret behind the file; only for messages, which else name the file."""
     database_schema: str = Field("public", min_length=1)
     database_table: str = Field("outbox", min_length=1)
 
@@ -73,7 +74,24 @@ class Settings(PulsarSettings):
     """For /healthz, /readyz and /metrics; 0: none."""
     shutdown_grace_seconds: int = Field(20, ge=1)
     """For the batch in hand after SIGTERM; below the pod's terminationGracePeriodSeconds."""
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """In letters of any case."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        # A file may be mended while we wait; this is as it is for good.
+        if value is not None:
+            try:
+                parse_database_address(value.get_secret_value())
+            except MisuseError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -83,6 +101,11 @@ class Settings(PulsarSettings):
             raise ValueError(
                 f"OUTBOX_POLL_MIN_MILLISECONDS ({self.poll_min_milliseconds}) is above "
                 f"OUTBOX_POLL_MAX_MILLISECONDS ({self.poll_max_milliseconds})"
+            )
+        if self.backoff_initial_milliseconds > 1000 * self.backoff_max_seconds:
+            raise ValueError(
+                f"OUTBOX_BACKOFF_INITIAL_MILLISECONDS ({self.backoff_initial_milliseconds}) is above "
+                f"OUTBOX_BACKOFF_MAX_SECONDS ({self.backoff_max_seconds} s)"
             )
         if self.on_error == "HoldAggregate" and self.ordering == "None":
             raise ValueError("OUTBOX_ON_ERROR=HoldAggregate keeps an order: it needs OUTBOX_ORDERING=Aggregate")

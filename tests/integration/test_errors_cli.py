@@ -25,6 +25,9 @@ from tests.support.rows import Rows
 
 Errors = Callable[..., Awaitable[Result]]
 
+ALL = ("--failed-until", "9999-01-01")
+"""A filter that holds nothing back, for `discard`, which needs one."""
+
 
 @pytest.fixture
 def errors(database_url: str, tenant: str) -> Errors:
@@ -71,9 +74,9 @@ async def test_list_as_a_table_is_a_line_an_event_whatever_is_in_it(errors: Erro
     assert "first  [31msecond" in line
 
 
-@pytest.mark.parametrize("command", ["list", "requeue", "discard"])
-async def test_nothing_to_do(errors: Errors, tenant: str, command: str) -> None:
-    assert (await errors(command)).stdout == f"no failed events of tenant {tenant} match\n"
+@pytest.mark.parametrize("command", [["list"], ["requeue"], ["discard", *ALL]])
+async def test_nothing_to_do(errors: Errors, tenant: str, command: list[str]) -> None:
+    assert (await errors(*command)).stdout == f"no failed events of tenant {tenant} match\n"
 
 
 @pytest.mark.usefixtures("others")
@@ -90,7 +93,7 @@ async def test_requeued_events_have_all_attempts_again_and_say_so(errors: Errors
 @pytest.mark.usefixtures("others")
 async def test_discarded_events_are_gone(errors: Errors, rows: Rows, tenant: str) -> None:
     await _failed(rows)
-    done = await errors("discard", "--yes")
+    done = await errors("discard", "--yes", *ALL)
     assert done.stdout == f"1 event of tenant {tenant} discarded\n"
     assert "will be deleted and never delivered: 1 orders.Placed" in done.stderr
     assert await rows.statuses() == ["NEW", "SENT"]
@@ -99,7 +102,7 @@ async def test_discarded_events_are_gone(errors: Errors, rows: Rows, tenant: str
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 1), ("", 1), ("y\n", 0)])
 async def test_discard_asks(errors: Errors, rows: Rows, answer: str, left: int) -> None:
     await _failed(rows)
-    done = await errors("discard", answer=answer)
+    done = await errors("discard", *ALL, answer=answer)
     assert (done.exit_code, await rows.count("ERR")) == (left, left)
 
 
@@ -107,7 +110,7 @@ async def test_discard_asks(errors: Errors, rows: Rows, answer: str, left: int) 
 async def test_a_dry_run_changes_nothing(errors: Errors, rows: Rows, command: str) -> None:
     await _failed(rows)
     before = await rows.all()
-    assert "1 event" in (await errors(command, "--dry-run")).stdout
+    assert "1 event" in (await errors(command, "--dry-run", *ALL)).stdout
     assert await rows.all() == before
 
 
@@ -184,6 +187,8 @@ async def test_many_in_several_batches(
         (["--since", "2026-01-02", "--until", "2026-01-01"], "since is not before until"),
         (["--failed-since", "2026-01-02", "--failed-until", "2026-01-02"], "failed_since is not before failed_until"),
         (["--tenant", ""], "a tenant's id is not empty"),
+        (["--error", ""], "error is empty"),
+        (["--aggregate", ""], "aggregate_id is empty"),
         (
             ["--table", "nowhere"],
             'relation "nowhere" does not exist: run `bento-outbox schema apply`, or name the table with --table',
@@ -195,6 +200,14 @@ async def test_wrong_input_gets_a_sentence(errors: Errors, options: list[str], s
     assert done.exit_code != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.output
+
+
+async def test_a_discard_says_what_it_means(errors: Errors, rows: Rows) -> None:
+    await _failed(rows)
+    done = await errors("discard", "--yes", "--limit", "10")
+    assert done.exit_code != 0
+    assert "name the events that are meant" in done.stderr
+    assert await rows.statuses() == ["ERR"]
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
@@ -214,12 +227,12 @@ async def test_a_role_bound_as_operator_may_do_all_this_for_its_tenant(
         rows = Rows(async_sessionmaker(empty_engine), tenant)
         kept, _ = await _failed(rows), await _failed(rows)
         assert (await errors("requeue", "--id", kept, url=roles.url(role))).exit_code == 0
-        assert (await errors("discard", "--yes", url=roles.url(role))).exit_code == 0
+        assert (await errors("discard", "--yes", *ALL, url=roles.url(role))).exit_code == 0
         assert await rows.statuses() == ["NEW"]
         writer = await roles.create(unique("writer"))
         await bind_role(empty_engine, writer, tenant_id=tenant, use="writer")
         await _failed(rows)
-        refused = (await errors("discard", "--yes", url=roles.url(writer))).stderr
+        refused = (await errors("discard", "--yes", *ALL, url=roles.url(writer))).stderr
         assert "permission denied for table outbox: use the owner of the table, or a role that" in refused
     finally:
         await roles.close()

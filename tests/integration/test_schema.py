@@ -312,7 +312,11 @@ async def test_the_printed_sql_makes_a_table_that_check_accepts(
         ({"password": "s3cr3t"}, ("check",), 'password authentication failed for user "outbox"'),
         ({"database": "nowhere"}, ("apply",), 'database "nowhere" does not exist'),
         ({"password": "s3cr3t", "port": 1}, ("check",), "could not be reached"),
-        ({"password": "s3cr3t", "host": "no.such.host.invalid"}, ("check",), "could not be reached"),
+        (
+            {"password": "s3cr3t", "host": "no.such.host.invalid"},
+            ("check",),
+            "the database at no.such.host.invalid:5432 refused or could not be reached",
+        ),
         (
             {"password": "s3cr3t", "drivername": "mysql"},
             ("apply",),

@@ -30,6 +30,7 @@ def _logging_as_it_was() -> Iterator[None]:
     [
         ("OUTBOX_OPERATOR_WORKERS", "0", "greater than or equal to 1"),
         ("OUTBOX_OPERATOR_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("OUTBOX_OPERATOR_NAMESPACES", "shop bank", "should match pattern"),
         ("OUTBOX_OPERATOR_PROJECTOR_IMAGE", "", "at least 1 character"),
     ],
 )
@@ -56,8 +57,12 @@ def test_all_settings_are_listed_with_their_meaning() -> None:
     assert "Namespaces to serve" in output
 
 
-def test_without_a_cluster_the_way_out_is_said(tmp_path: Path) -> None:
-    env = {"KUBECONFIG": str(tmp_path / "none"), "KUBERNETES_SERVICE_HOST": None}
-    result = CliRunner().invoke(main, ["run"], env=env)
+@pytest.mark.parametrize("content", [None, "", "a: ["])
+def test_without_a_cluster_the_way_out_is_said(tmp_path: Path, content: str | None) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    if content is not None:
+        kubeconfig.write_text(content)
+    result = CliRunner().invoke(main, ["run"], env={"KUBECONFIG": str(kubeconfig), "KUBERNETES_SERVICE_HOST": None})
     assert result.exit_code == 1
+    assert f"no usable kubeconfig in {kubeconfig}" in result.output
     assert "Set KUBECONFIG to a kubeconfig file" in result.output

@@ -93,6 +93,11 @@ def test_a_missing_file_is_a_missing_secret_that_is_named(tmp_path: Path) -> Non
     assert raised.value.reason == "SecretNotFound"
 
 
+def test_a_file_that_no_secret_fills_is_named_itself(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match=f"file {tmp_path}/url does not exist: create it"):
+        UrlFile(tmp_path / "url", None).read()
+
+
 def test_a_file_that_is_no_text_is_an_invalid_url(tmp_path: Path) -> None:
     (tmp_path / "url").write_bytes(b"postgresql://\xff\xfe")
 

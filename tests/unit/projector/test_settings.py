@@ -122,12 +122,23 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
         (
             "LOG_LEVEL",
             "LOUD",
-            "OUTBOX_LOG_LEVEL: string should match pattern '^(DEBUG|INFO|WARNING|ERROR)$' (it is 'LOUD')",
+            "OUTBOX_LOG_LEVEL: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR' (it is 'LOUD')",
         ),
         (
             "POLL_MIN_MILLISECONDS",
             "1001",
             "OUTBOX_POLL_MIN_MILLISECONDS (1001) is above OUTBOX_POLL_MAX_MILLISECONDS (1000)",
+        ),
+        (
+            "BACKOFF_INITIAL_MILLISECONDS",
+            "60001",
+            "OUTBOX_BACKOFF_INITIAL_MILLISECONDS (60001) is above OUTBOX_BACKOFF_MAX_SECONDS (60 s)",
+        ),
+        (
+            "DATABASE_URL",
+            "mysql://db/shop",
+            "OUTBOX_DATABASE_URL: the database URL begins with mysql://, but only Postgres is supported: "
+            "postgresql://user:password@host:5432/database",
         ),
         ("DATABASE_URL", None, "set one of OUTBOX_DATABASE_URL and OUTBOX_DATABASE_URL_FILE"),
         ("DATABASE_URL_FILE", "/var/run/url", "set one of OUTBOX_DATABASE_URL and OUTBOX_DATABASE_URL_FILE"),
@@ -151,6 +162,12 @@ def test_a_wrong_variable_is_named_in_one_sentence(
         load_settings()
 
     assert str(raised.value) == sentence
+
+
+def test_levels_of_the_log_are_taken_as_people_write_them(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("OUTBOX_LOG_LEVEL", "warning")
+
+    assert load_settings().log_level == "WARNING"
 
 
 @pytest.mark.parametrize(
