@@ -4,7 +4,13 @@
 -- name: find
 -- The ERR rows of a tenant, oldest first; a filter that is NULL holds nothing back. The index (tenant_id, status, seq)
 -- gives the tenant's ERR rows in this order, from `after_seq` on; the other filters read each of them.
-SELECT id, seq, aggregate_id, type, retry_cnt, created_at, available_at AS failed_at, last_error
+-- A time beyond the years 1 to 9999 is shown as the infinity on its side: no driver could read it.
+SELECT id, seq, aggregate_id, type, retry_cnt,
+       CASE WHEN created_at < '0001-01-02Z' THEN '-infinity' WHEN created_at > '9999-12-30Z' THEN 'infinity'
+            ELSE created_at END AS created_at,
+       CASE WHEN available_at < '0001-01-02Z' THEN '-infinity' WHEN available_at > '9999-12-30Z' THEN 'infinity'
+            ELSE available_at END AS failed_at,
+       last_error
 FROM outbox
 WHERE tenant_id = :tenant_id AND status = 'ERR'
       AND seq > coalesce(CAST(:after_seq AS bigint), -9223372036854775808)

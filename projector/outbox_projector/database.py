@@ -52,10 +52,11 @@ async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
 
 @contextmanager
 def ended_by_interruptions(connection: asyncpg.Connection) -> Iterator[None]:
-    """After one the connection is not used again: it may have begun a transaction of which nobody was told."""
+    """After one the connection is not used again: it may have begun a transaction of which nobody was told, or lead to
+    a server that is a standby now, and stays one while the name leads to another."""
     try:
         yield
-    except (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError):
+    except (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError):
         connection.terminate()
         raise
 

@@ -19,7 +19,7 @@ from bento_outbox import Envelope, Refusal
 from bento_outbox.sql_files import Named
 from outbox_projector.database import Connect, transaction
 from outbox_projector.flights import LEASE_SECONDS, Flight, Lease, LeaseLost, Turn, Turned, most_bytes
-from outbox_projector.low_water import BOTTOM, LowWater
+from outbox_projector.low_water import BOTTOM, Look, LowWater
 from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
 from outbox_projector.store import Store, read_row
@@ -66,10 +66,13 @@ class PostgresLaneStore:
         self._sql = statements(__package__, "lanes.sql", table)
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
-        """See LaneStore. A flight of which no row is left is over."""
+        """See LaneStore. A flight of which no row is left, or none that can be read, is over."""
+        self._low_water.forget()
         async with self._held(lease) as connection:
             rows = await self._sql["open_flights"].rows(connection, self._lane(lease))
-            return [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row["number"])]
+            flights = [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row["number"])]
+            await self._land(connection, lease, [flight for flight in flights if not flight.events])
+            return [flight for flight in flights if flight.events]
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
         """See LaneStore."""
@@ -97,14 +100,16 @@ class PostgresLaneStore:
 
     async def _settle(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> int:
         """Returns how many refused rows became ERR."""
-        over = [*([turn.settled] if turn.settled else []), *turn.withdrawn]
-        if over:
-            topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
-            await self._sql["land"].run(connection, {**self._lane(lease), "topics": topics, "first_sequences": firsts})
+        await self._land(connection, lease, [*([turn.settled] if turn.settled else []), *turn.withdrawn])
         if turn.settled is None:
             return 0
         await self._rows.mark_sent(connection, [id_ for id_ in turn.settled.ids if id_ not in turn.refused])
         return await self._rows.mark_refused(connection, turn.refused, turn.settled.retry_counts, self._retries)
+
+    async def _land(self, connection: asyncpg.Connection, lease: Lease, over: Sequence[Flight]) -> None:
+        if over:
+            topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
+            await self._sql["land"].run(connection, {**self._lane(lease), "topics": topics, "first_sequences": firsts})
 
     async def _look_for_low_water(self, connection: asyncpg.Connection) -> int:
         """The sequence number at which a claim begins to read."""
@@ -113,14 +118,15 @@ class PostgresLaneStore:
             return BOTTOM
         if self._low_water.is_due():
             began = self._low_water.clock()
-            lowest = await self._sql["lowest"].value(connection, self._tenant)
-            self._low_water.looked(lowest, took=self._low_water.clock() - began)
+            (seen,) = await self._sql["look"].rows(connection, self._tenant)
+            look = None if seen["lowest"] is None else Look(**seen)
+            self._low_water.looked(look, took=self._low_water.clock() - began)
         return self._low_water.mark
 
     async def _claim(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> Turned:
-        values = {**self._lane(lease), **self._holding, "lanes": lease.lanes, "limit": turn.limit}
-        low_water = await self._look_for_low_water(connection)
-        rows = await self._sql["candidates"].rows(connection, {**values, "low_water": low_water})
+        asked = {"lanes": lease.lanes, "limit": turn.limit, "most_bytes": FLIGHT_BYTES}
+        asked["low_water"] = await self._look_for_low_water(connection)
+        rows = await self._sql["candidates"].rows(connection, {**self._lane(lease), **self._holding, **asked})
         if rows:
             self._low_water.claimed()
         free = _not_behind_locked(rows) if self._ordered else [row for row in rows if row["is_locked"]]
@@ -150,7 +156,7 @@ class PostgresLaneStore:
                 by_key=self._by_key,
                 size=size,
             ),
-            more=len(rows) == turn.limit or len(chosen) < len(events),
+            more=(len(rows) == turn.limit or rows[-1]["bytes_through"] >= FLIGHT_BYTES or len(chosen) < len(events)),
             failed=failed,
         )
 
@@ -212,7 +218,7 @@ def _cut(events: Sequence[Envelope]) -> tuple[list[Envelope], int]:
 
 
 def _flight(members: Sequence[asyncpg.Record]) -> Flight:
-    events, unreadable, counts = _read(members)
+    events, unreadable, counts = _read([member for member in members if member["id"] is not None])
     # All were readable when they were claimed; one that is not any more was changed by hand, and stays NEW.
     return Flight(
         topic=members[0]["flight_topic"],

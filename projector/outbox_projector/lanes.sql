@@ -1,4 +1,5 @@
 -- The statements of a lane's owner. `outbox` and the tables whose names begin with it stand for the configured ones.
+-- A time beyond the years 1 to 9999, which a writer may have given, is none: the driver could not read the row.
 
 -- name: hold
 -- Still ours, from now on for a whole lease, and nobody else's before this transaction ends. No row: taken over. From here
@@ -10,24 +11,31 @@ WHERE tenant_id = :tenant_id AND lane = :lane AND epoch = :epoch
 RETURNING epoch, set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)
 
 -- name: open_flights
--- What was claimed and not settled, in the order of claiming; rows that somebody has deleted are missing.
+-- What was claimed and not settled, in the order of claiming; of rows that somebody has deleted `id` is NULL.
 SELECT outbox.id, outbox.tenant_id, outbox.aggregate_id, outbox.type, outbox.schema_id, outbox.schema_ver,
        outbox.payload::text AS payload, outbox.headers::text AS headers, outbox.ordering_key, outbox.topic,
-       outbox.created_at, coalesce(outbox.retry_cnt, 0) AS retry_cnt,
+       CASE WHEN NOT isfinite(outbox.created_at) OR outbox.created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'
+            THEN outbox.created_at END AS created_at,
+       coalesce(outbox.retry_cnt, 0) AS retry_cnt,
        flight.number, flight.topic AS flight_topic, flight.first_sequence, flight.by_key
 FROM (SELECT number, topic, first_sequence, ids, by_key
       FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane) AS flight,
-     unnest(flight.ids) WITH ORDINALITY AS member (id, place),
-     LATERAL (SELECT * FROM outbox WHERE outbox.id = member.id) AS outbox
+     unnest(flight.ids) WITH ORDINALITY AS member (id, place)
+     LEFT JOIN LATERAL (SELECT * FROM outbox WHERE outbox.id = member.id) AS outbox ON true
 ORDER BY flight.number, member.place
 
--- name: lowest
--- The first row of all that waits, be it in a flight or held for later.
-SELECT min(seq) FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW'
+-- name: look
+-- The first row of all that waits, be it in a flight or held for later; and which transactions are open.
+SELECT min(seq) AS lowest,
+       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest_open,
+       CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_id
+FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW'
 
 -- name: candidates
 -- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits
 -- for another attempt holds back the later ones of its key, and so does one in ERR where that is wanted.
+-- A thousand large payloads would be more than a process can hold, so it reads no more of them than just fill a flight, by
+-- their size as it is stored (`bytes_through`: of all up to this one).
 -- `statement_timestamp` is one moment for all comparisons. Within one statement a row's place in the table is as good as
 -- its key, and finds it without an index: a third of the whole.
 WITH waiting AS MATERIALIZED (
@@ -35,10 +43,10 @@ WITH waiting AS MATERIALIZED (
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND retry_cnt > 0 AND available_at > statement_timestamp() AND :ordered
     GROUP BY 1
-), candidate AS MATERIALIZED (
-    SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
-           ordering_key, topic, created_at, coalesce(retry_cnt, 0) AS retry_cnt, seq,
-           outbox.ctid AS place
+), due AS (
+    SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at,
+           retry_cnt, seq, outbox.ctid AS place, pg_column_size(payload) AS bytes,
+           sum(pg_column_size(payload)) OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :low_water AND available_at <= statement_timestamp()
           -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.
@@ -56,13 +64,22 @@ WITH waiting AS MATERIALIZED (
                     AND failed.seq < outbox.seq))
     ORDER BY seq
     LIMIT :limit
+), candidate AS MATERIALIZED (
+    SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload::text AS payload, headers::text AS headers,
+           ordering_key, topic,
+           CASE WHEN NOT isfinite(created_at) OR created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'
+                THEN created_at END AS created_at,
+           coalesce(retry_cnt, 0) AS retry_cnt, seq, place,
+           coalesce(bytes_before + bytes, 0) AS bytes_through
+    FROM due
+    WHERE coalesce(bytes_before, 0) < :most_bytes
 ), locked AS MATERIALIZED (
     SELECT id FROM outbox
     WHERE outbox.ctid = ANY (ARRAY(SELECT place FROM candidate)) AND status = 'NEW'
     FOR UPDATE SKIP LOCKED
 )
 SELECT candidate.id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at,
-       retry_cnt, locked.id IS NOT NULL AS is_locked
+       retry_cnt, bytes_through, locked.id IS NOT NULL AS is_locked
 FROM candidate LEFT JOIN locked ON locked.id = candidate.id
 ORDER BY candidate.seq
 

@@ -41,16 +41,18 @@ DELETE FROM outbox_member
 WHERE tenant_id = :tenant_id AND (name = :name OR beat_at < clock_timestamp() - interval '1 hour')
 
 -- name: acquire
--- The lane, if nobody else holds it: a new epoch, by which the writes of former owners are told from ours. How many lanes
--- there are cannot change meanwhile, nor while the lane has this epoch.
+-- The lane, if nobody else holds it: a new epoch, by which the writes of former owners are told from ours. By the clock, in
+-- microseconds, so that no epoch comes again when a failover undoes what was committed last. How many lanes there are cannot
+-- change meanwhile, nor while the lane has this epoch.
 WITH layout AS MATERIALIZED (
     SELECT lanes FROM outbox_layout WHERE tenant_id = :tenant_id FOR SHARE
 )
 INSERT INTO outbox_lane (tenant_id, lane, owner, epoch, lease_until)
-SELECT :tenant_id, CAST(:lane AS int), :name, 1, clock_timestamp() + make_interval(secs => :lease_seconds)
+SELECT :tenant_id, CAST(:lane AS int), :name, extract(epoch FROM clock_timestamp()) * 1000000,
+       clock_timestamp() + make_interval(secs => :lease_seconds)
 FROM layout WHERE :lane < lanes
 ON CONFLICT (tenant_id, lane) DO UPDATE
-SET owner = excluded.owner, epoch = outbox_lane.epoch + 1, lease_until = excluded.lease_until
+SET owner = excluded.owner, epoch = greatest(excluded.epoch, outbox_lane.epoch + 1), lease_until = excluded.lease_until
 WHERE outbox_lane.owner IS NULL OR outbox_lane.owner = excluded.owner OR outbox_lane.lease_until < clock_timestamp()
 RETURNING epoch, (SELECT lanes FROM layout) AS lanes
 

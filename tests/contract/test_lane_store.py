@@ -72,6 +72,23 @@ async def test_an_owner_that_is_going_to_rest_has_the_lane_for_longer(
     assert await _is_leased_for(sessions, tenant, at_least=3600, at_most=8000)
 
 
+@pytest.mark.parametrize("change", ["DELETE FROM outbox", "UPDATE outbox SET headers = '[]'"])
+async def test_a_flight_of_which_nothing_is_left_that_could_be_sent_is_over(
+    store: PostgresLaneStore, sessions: Sessions, rows: Rows, tenant: str, change: str
+) -> None:
+    """Else it would keep the number of lanes from ever changing."""
+    await rows.insert_many(2)
+    await claimed(store, await acquired(sessions, tenant))
+    async with sessions.begin() as session:
+        await session.execute(text(f"{change} WHERE tenant_id = :tenant"), {"tenant": tenant})
+
+    assert await store.open_flights(await acquired(sessions, tenant)) == []
+
+    async with sessions() as session:
+        flying = text("SELECT count(*) FROM outbox_flight WHERE tenant_id = :tenant")
+        assert (await session.execute(flying, {"tenant": tenant})).scalar_one() == 0
+
+
 async def _is_leased_for(sessions: Sessions, tenant: str, *, at_least: int, at_most: int) -> bool:
     """By the clock of the database. at_least, at_most: seconds."""
     left = (

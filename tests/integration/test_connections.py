@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl, transaction
+from outbox_projector.database_errors import DatabaseUnavailable
 from tests.support.urls import Url
 from tests.support.waiting import eventually
 
@@ -147,3 +148,18 @@ async def test_connections_that_the_server_has_ended_are_replaced_unnoticed(
     await eventually(all_have_noticed)
 
     assert await _used(database) not in ended
+
+
+async def test_a_connection_to_what_has_become_a_standby_is_not_used_again(database: Database) -> None:
+    """The old server of a failover lives on and only refuses to write, while its name leads to the new one."""
+    demoted = await _used(database)
+
+    async def write() -> None:
+        async with transaction(database) as connection:
+            await connection.execute("SET TRANSACTION READ ONLY")
+            await connection.execute("CREATE TABLE not_here ()")
+
+    with pytest.raises(DatabaseUnavailable, match="standby"):
+        await write()
+
+    assert await _used(database) != demoted
