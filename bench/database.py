@@ -201,10 +201,10 @@ class _Lane:
         )
         if method.told_where_to_begin:
             claim = store._sql["candidates"]
-            before, candidate, after = claim._sql.partition("candidate AS MATERIALIZED")
+            before, due, after = claim._sql.partition("due AS (")
             assert "AND available_at <=" in after, "the claim has changed"
             after = after.replace("AND available_at <=", FROM_THE_FLOOR, 1)
-            claim._sql = f"{before}{candidate}{after}"
+            claim._sql = f"{before}{due}{after}"
         leases = PostgresLeases(borrowed(sessions), outbox_table, tenant_id=TENANT, name="bench", lanes=1)
         await leases.beat()
         lease = await leases.acquire(0, seconds=3600)
