@@ -53,8 +53,8 @@ def _map_difference(wanted: Manifest, actual: Manifest, *, path: str) -> str | N
     for field, value in wanted.items():
         inner = f"{path}.{field}" if path else field
         if field not in actual:
-            # The API server drops what is empty or false by default.
-            if value in ({}, [], "", False, 0):
+            # The API server drops what is empty. (What we set to false or 0 it keeps: that is not the default.)
+            if value in ({}, [], ""):
                 continue
             return f"{inner} was removed"
         if found := _difference(value, actual[field], path=inner):

@@ -7,7 +7,8 @@ nothing here can fail: retries are the queue's business.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import kopf
@@ -88,6 +89,16 @@ class _NothingRemembered(kopf.DiffBaseStorage):
         return None
 
 
+class _Backoffs:
+    """Seconds between attempts, which never end: kopf ends the process after the last one.
+
+    Of an API server that was away we want to know at once: by default it is up to 21 seconds.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1.0, 1.0, 2.0), repeat(3.0))
+
+
 def settings() -> kopf.OperatorSettings:
     """kopf's own settings: quiet, patient with slow lists, impatient with dead connections."""
     chosen = kopf.OperatorSettings()
@@ -105,8 +116,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.client_timeout = 660
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
-    # Of an API server that was away we want to know at once: by default it is up to 21 seconds.
-    chosen.networking.error_backoffs = (1, 1, 2, *[3] * 20)
+    chosen.networking.error_backoffs = _Backoffs()
     chosen.queueing.worker_limit = None
     # A task per object that had news, which keeps the object for so long; after a restart that is every object.
     chosen.queueing.idle_timeout = 0.02

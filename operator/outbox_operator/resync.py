@@ -18,7 +18,7 @@ import structlog
 
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster
-from outbox_operator.errors import ClusterError, NotFound, Unreachable
+from outbox_operator.errors import ClusterError, Forbidden, NotFound, Unreachable
 from outbox_operator.keys import OUTBOX_TENANT, WATCHED, Key, Kind
 from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import Backoff, Clock, WorkQueue
@@ -117,12 +117,18 @@ class Resync:
         return f"the last complete list of all objects is {seconds:.0f} seconds old"
 
     async def _list(self, kind: Kind) -> None:
+        """Raises Forbidden when no namespace may be read: where some may, those are served all the same."""
+        forbidden: list[Forbidden] = []
         with self._cache.listing(kind) as listing:
             for namespace in self._namespaces or (None,):
                 try:
                     async for obj in self._cluster.list(kind, namespace):
                         if listing.add(obj):
                             self._watches.expect(kind, obj)
+                except Forbidden as error:
+                    # Our Role goes with its namespace when that is deleted.
+                    logger.warning("a namespace cannot be read", namespace=namespace, error=str(error))
+                    forbidden.append(error)
                 except NotFound as error:
                     if kind != OUTBOX_TENANT:
                         raise
@@ -130,3 +136,5 @@ class Resync:
                         f"This cluster does not know the kind OutboxTenant ({error}). "
                         "Install it with the chart outbox-operator, or: kubectl apply -f crds/outboxtenants.yaml"
                     ) from error
+            if len(forbidden) == max(1, len(self._namespaces)):
+                raise forbidden[0]

@@ -80,6 +80,7 @@ class Reporter:
         self._health = health
         self._writer = writer
         self._pace = Pace(heartbeat_seconds, uniform)
+        self._longest_pause = min(LATEST_SECONDS, heartbeat_seconds)  # or a heartbeat would be missed
         self._clock = clock
         self._uniform = uniform
         self._within = within
@@ -105,7 +106,7 @@ class Reporter:
             await self._within(least * self._uniform(0.8, 1.2), self._stopping)
             longest = min(pause, UNWRITTEN_SECONDS) if self._unwritten else pause
             await self._within((longest - least) * self._uniform(0.8, 1.2), self._health.stirred)
-            pause = SOONEST_SECONDS if self._health.stirred.is_set() else min(LATEST_SECONDS, pause * 2)
+            pause = SOONEST_SECONDS if self._health.stirred.is_set() else min(self._longest_pause, pause * 2)
         await self.report(last=True)
 
     async def report(self, *, last: bool = False) -> None:

@@ -46,8 +46,7 @@ def test_defaults_and_additions_of_others_are_no_difference(manifest: Manifest, 
 
 
 def test_empty_values_that_the_api_server_drops_are_no_difference(manifest: Manifest, live: Manifest) -> None:
-    del live["metadata"]["ownerReferences"][0]["blockOwnerDeletion"]
-    del live["spec"]["template"]["spec"]["enableServiceLinks"]
+    manifest["spec"]["template"]["spec"] |= {"nodeSelector": {}, "tolerations": [], "priorityClassName": ""}
     assert difference(manifest, live) is None
 
 
@@ -80,6 +79,10 @@ def more_capabilities(live: Manifest) -> None:
     container(live)["securityContext"]["capabilities"]["drop"] = ["ALL", "CHOWN"]
 
 
+def may_escalate(live: Manifest) -> None:
+    del container(live)["securityContext"]["allowPrivilegeEscalation"]
+
+
 def other_command(live: Manifest) -> None:
     container(live)["command"] = ["outbox-projector", "idle"]
 
@@ -100,6 +103,10 @@ def orphaned(live: Manifest) -> None:
         (without_container, "spec.template.spec.containers[projector] was removed"),
         (without_variable, "spec.template.spec.containers[projector].env[OUTBOX_TENANT_ID] was removed"),
         (more_capabilities, "spec.template.spec.containers[projector].securityContext.capabilities.drop was changed"),
+        (
+            may_escalate,
+            "spec.template.spec.containers[projector].securityContext.allowPrivilegeEscalation was removed",
+        ),
         (other_command, "spec.template.spec.containers[projector].command[1] was changed"),
         (without_label, "metadata.labels.app.kubernetes.io/name was removed"),
         (orphaned, "metadata.ownerReferences was removed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -158,3 +159,10 @@ async def test_news_of_a_tenant_are_news_for_those_who_claim_the_same_rows(seam:
     seam.queue.added.clear()
     await seam.event("outboxtenants", "DELETED", tenant(3))
     assert set(seam.queue.added) == {Key("shop", "acme"), Key("shop", "twin")}
+
+
+def test_an_api_server_that_is_away_for_long_does_not_end_the_process() -> None:
+    """kopf ends it after the last attempt; and each request begins with the short pauses."""
+    for _ in range(2):
+        pauses = list(islice(handlers.settings().networking.error_backoffs, 1000))
+        assert (len(pauses), pauses[0], pauses[-1]) == (1000, 1.0, 3.0)

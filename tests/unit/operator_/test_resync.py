@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from outbox_operator.cache import Cache
-from outbox_operator.errors import NotFound, Unreachable
+from outbox_operator.errors import Forbidden, NotFound, Unreachable
 from outbox_operator.keys import DEPLOYMENT, LABEL, OUTBOX_TENANT, Key, Kind
 from outbox_operator.resync import Resync
 from outbox_operator.testing import InMemoryCluster, ManualClock
@@ -62,6 +62,27 @@ async def test_it_finds_what_vanished_unseen() -> None:
     fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
     await fixture.resync.once()
     assert fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+
+async def test_a_namespace_that_may_not_be_read_any_more_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a namespace is deleted, the Role that let us read it goes along."""
+    fixture = Fixture("shop", "bank")
+    fixture.create(OUTBOX_TENANT, "shop", "acme")
+    forbidden, works = {"bank"}, fixture.cluster.list
+
+    def some(kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]:
+        if namespace in forbidden:
+            raise Forbidden("may not list")
+        return works(kind, namespace)
+
+    monkeypatch.setattr(fixture.cluster, "list", some)
+    await fixture.resync.once()
+    assert fixture.cache.get(OUTBOX_TENANT, "shop", "acme") is not None
+
+    forbidden.add("shop")
+    with pytest.raises(Forbidden):
+        await fixture.resync.once()
+    assert fixture.cache.get(OUTBOX_TENANT, "shop", "acme") is not None
 
 
 async def test_a_pass_that_is_asked_for_comes_soon_and_is_repeated_when_it_fails(

@@ -131,6 +131,14 @@ async def test_while_nothing_stirs_the_pauses_double_to_a_minute(
     assert table.measured == len(pauses.taken) + 1
 
 
+async def test_no_pause_is_longer_than_the_time_between_two_reports(new_reporter: Callable[..., Reporter]) -> None:
+    """The operator would take the silence for that of a projector that has gone."""
+    pauses = Pauses(*[_nothing] * 6)
+    await new_reporter(pauses, heartbeat_seconds=5).run_forever()
+
+    assert pauses.taken == [0, 0, 2, 3, 3, 3, 3]
+
+
 async def test_after_something_was_settled_it_looks_soon(new_reporter: Callable[..., Reporter], health: Health) -> None:
     pauses = Pauses(*[_nothing] * 5, lambda: health.settled(sent=1, retried=0, failed=0), _nothing)
     await new_reporter(pauses).run_forever()
