@@ -52,7 +52,7 @@ def cloudevents_properties(event: Envelope, *, source: str) -> dict[str, str]:
         "source": source,
         "type": event.type,
         "subject": event.aggregate_id,
-        "partitionkey": event.ordering_key or event.aggregate_id,
+        "partitionkey": event.key,
         "tenantid": event.tenant_id,
     }
     if (created := event.created_in_utc) is not None:

@@ -48,6 +48,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: datetime | None = None
 
     @property
+    def key(self) -> str:
+        """What has the same key stays in order; an empty ordering_key is one."""
+        return self.aggregate_id if self.ordering_key is None else self.ordering_key
+
+    @property
     def created_in_utc(self) -> datetime | None:
         """`created_at` in UTC. The driver gives `infinity`, which a table may hold, as a moment without a zone."""
         moment = self.created_at

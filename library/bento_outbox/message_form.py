@@ -36,11 +36,6 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return len(self.payload) + len(texts.encode())
 
 
-def key_of(event: Envelope) -> str:
-    """What has the same key stays in order."""
-    return event.ordering_key or event.aggregate_id
-
-
 def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Message:
     """The event's message. cloudevents_source: see `check_source`; None: no CloudEvent."""
     created = event.created_in_utc
@@ -61,7 +56,7 @@ def message_of(event: Envelope, *, cloudevents_source: str | None = None) -> Mes
         properties["created_at"] = rfc3339(created)
     return Message(
         event.payload,
-        key_of(event),
+        event.key,
         properties,
         None if created is None or created <= _EPOCH else (created - _EPOCH) // _MILLISECOND,
     )

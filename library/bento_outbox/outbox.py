@@ -90,9 +90,15 @@ class Outbox:
                 self._codec.encode(encoded.payload, tenant_id=tenant, type=encoded.type.name), encoded.type
             ),
             headers=capture(headers),
-            ordering_key=None if ordering_key is None else stored_text("ordering_key", ordering_key),
+            ordering_key=_key(ordering_key),
             topic=None if topic is None else stored_text("topic", topic),
         )
+
+
+def _key(ordering_key: str | None) -> str | None:
+    if ordering_key == "":
+        raise MisuseError("the ordering_key is empty: leave it out, and the aggregate_id is the key")
+    return None if ordering_key is None else stored_text("ordering_key", ordering_key)
 
 
 _json = msgspec.json.Decoder(msgspec.Raw)

@@ -53,6 +53,6 @@ def unavailable(service_url: str, result: str, topic: str, *, doubts: str = "") 
     return BusUnavailable(f"{sentence} ({result})", reason=reason)
 
 
-def is_topics_fault(error: BusUnavailable) -> bool:
+def is_topics_fault(result: str) -> bool:
     """Whether another topic of the same broker may still be of use. One that rows chose must not stop the others."""
-    return error.reason not in ("BrokerUnreachable", "BrokerAuthenticationFailed")
+    return result == "AuthorizationError" or OUTAGES.get(result, "BrokerRefused") == "BrokerRefused"

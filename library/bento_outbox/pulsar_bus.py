@@ -133,7 +133,7 @@ class PulsarMessageBus:
     def _is_rows_fault(self, error: BusUnavailable, group: list[Envelope]) -> bool:
         """A topic that rows chose, by `topic` or by their type, must not stop the rows that chose another."""
         chosen = any(event.topic is not None for event in group) or "{type}" in self._topic
-        return chosen and is_topics_fault(error)
+        return chosen and is_topics_fault(type(error.__cause__).__name__)
 
     def _connect(self) -> pulsar.Client:
         if self._client is None:

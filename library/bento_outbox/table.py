@@ -101,6 +101,7 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         metadata,
         Column("tenant_id", Text, primary_key=True),
         Column("lanes", Integer, nullable=False),
+        Column("origin", Text, nullable=False, server_default=text("(gen_random_uuid())::text")),
         schema=schema,
     )
     Table(

@@ -23,7 +23,7 @@ from bento_outbox.sql_files import Named, TableName, quoted_name
 from outbox_projector.bus_lane import BusLanePublisher
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.deduplication import WatchedPublisher
-from outbox_projector.flights import LanePublisher
+from outbox_projector.flights import LanePublisher, Lease
 from outbox_projector.health import Health
 from outbox_projector.http_endpoints import endpoints, served
 from outbox_projector.kubernetes_status import KubernetesStatus
@@ -40,6 +40,7 @@ from outbox_projector.requeue import Requests, carrying_out
 from outbox_projector.retention import Limit, Retention
 from outbox_projector.settings import Settings
 from outbox_projector.store import Store
+from outbox_projector.topics import full_name
 
 log = structlog.get_logger()
 
@@ -107,7 +108,7 @@ def _projector(settings: Settings, table: Named, database: Database, bus: Messag
                 initial_seconds=settings.backoff_initial_milliseconds / 1000,
                 longest_seconds=settings.backoff_max_seconds,
             ),
-            topic_of=lambda event: event.topic or template.format(tenant=event.tenant_id, type=event.type),
+            topic_of=lambda event: full_name(event.topic or template.format(tenant=event.tenant_id, type=event.type)),
             ordered=settings.ordering == "Aggregate",
             by_key=settings.pulsar_batching == "KeyBased",
             keep_sent=settings.retention_sent_seconds > 0,
@@ -125,17 +126,19 @@ def _projector(settings: Settings, table: Named, database: Database, bus: Messag
     )
 
 
-def _publisher_of(settings: Settings, table: Named, bus: MessageBus, health: Health) -> Callable[[int], LanePublisher]:
+def _publisher_of(
+    settings: Settings, table: Named, bus: MessageBus, health: Health
+) -> Callable[[Lease], LanePublisher]:
     if settings.guarantee == "AtLeastOnce":
-        return cache(lambda _lane: BusLanePublisher(bus))
+        of_lane = cache(lambda _lane: BusLanePublisher(bus))
+        return lambda lease: of_lane(lease.lane)
     template = settings.pulsar_topic
-    return lambda lane: WatchedPublisher(
+    return lambda lease: WatchedPublisher(
         PulsarLanePublisher(
             settings.pulsar_connection(),
-            # For ever the same: under another name the broker would not know what it has already.
-            producer_name=f"outbox/{settings.tenant_id}/{quoted_name(table)}/{lane}",
-            lane=lane,
-            configured_topic=None if "{type}" in template else template.format(tenant=settings.tenant_id),
+            producer_name=producer_name(settings.tenant_id, table, lease),
+            lane=lease.lane,
+            configured_topic=None if "{type}" in template else full_name(template.format(tenant=settings.tenant_id)),
             timeout_seconds=settings.pulsar_timeout_seconds,
             compression=settings.pulsar_compression,
             batching=settings.pulsar_batching,
@@ -143,6 +146,12 @@ def _publisher_of(settings: Settings, table: Named, bus: MessageBus, health: Hea
         ),
         health,
     )
+
+
+def producer_name(tenant_id: str, table: Named, lease: Lease) -> str:
+    """For ever the same, or the broker would not know what it has already; and no other lane's, in any database."""
+    name = f"outbox/{tenant_id}/{quoted_name(table)}/{lease.lane}"
+    return f"{name}/{lease.origin}" if lease.origin else name
 
 
 def _retention(settings: Settings, table: Named, database: Database, metrics: Metrics) -> Retention:

@@ -27,14 +27,16 @@ class LeaseLost(OutboxError):
 class Lease:
     """The right to a lane.
 
-    lane   from 0
-    lanes  how many there are, as long as this epoch lasts: the lane has the rows whose key falls to it among so many
-    epoch  rises with each new owner, and every write of the owner states it
+    lane    from 0
+    lanes   how many there are, as long as this epoch lasts: the lane has the rows whose key falls to it among so many
+    epoch   rises with each new owner, and every write of the owner states it
+    origin  tells the tenant's lanes from those of the same tenant in another database; the same for ever
     """
 
     lane: int
     lanes: int = 1
     epoch: int
+    origin: str = ""
 
 
 def most_bytes(event: Envelope) -> int:

@@ -45,7 +45,7 @@ WHERE tenant_id = :tenant_id AND (name = :name OR beat_at < clock_timestamp() - 
 -- microseconds, so that no epoch comes again when a failover undoes what was committed last. How many lanes there are cannot
 -- change meanwhile, nor while the lane has this epoch.
 WITH layout AS MATERIALIZED (
-    SELECT lanes FROM outbox_layout WHERE tenant_id = :tenant_id FOR SHARE
+    SELECT lanes, origin FROM outbox_layout WHERE tenant_id = :tenant_id FOR SHARE
 )
 INSERT INTO outbox_lane (tenant_id, lane, owner, epoch, lease_until)
 SELECT :tenant_id, CAST(:lane AS int), :name, extract(epoch FROM clock_timestamp()) * 1000000,
@@ -54,7 +54,7 @@ FROM layout WHERE :lane < lanes
 ON CONFLICT (tenant_id, lane) DO UPDATE
 SET owner = excluded.owner, epoch = greatest(excluded.epoch, outbox_lane.epoch + 1), lease_until = excluded.lease_until
 WHERE outbox_lane.owner IS NULL OR outbox_lane.owner = excluded.owner OR outbox_lane.lease_until < clock_timestamp()
-RETURNING epoch, (SELECT lanes FROM layout) AS lanes
+RETURNING epoch, (SELECT lanes FROM layout) AS lanes, (SELECT origin FROM layout) AS origin
 
 -- name: release
 -- Given back, if it is still ours.

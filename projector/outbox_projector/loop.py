@@ -67,14 +67,14 @@ class LaneProjector:
         *,
         leases: Leases,
         store: LaneStore,
-        publisher_of: Callable[[int], LanePublisher],
+        publisher_of: Callable[[Lease], LanePublisher],
         batch_size: int,
         polling: Polling,
         observer: LaneObserver,
         listening: Callable[[], bool] = lambda: False,
         rest: Rest = rest,
     ) -> None:
-        """publisher_of: the broker as the lane of this number sees it. batch_size: rows a flight, from 1.
+        """publisher_of: the broker as the owner of the lane sees it. batch_size: rows a flight, from 1.
 
         listening: whether somebody calls `wake` when events, or other processes, come.
         """
@@ -220,7 +220,7 @@ class LaneProjector:
         return Lane(
             lease=lease,
             store=self._store,
-            publisher=self._publisher_of(lease.lane),
+            publisher=self._publisher_of(lease),
             batch_size=self._batch_size,
             polling=self._polling,
             observer=self._observer,

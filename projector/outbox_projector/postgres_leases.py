@@ -54,7 +54,7 @@ class PostgresLeases:
 
     async def acquire(self, lane: int, *, seconds: float) -> Lease | None:
         row = await self._one("acquire", {**self._me, "lane": lane, "lease_seconds": seconds})
-        return None if row is None else Lease(lane=lane, lanes=row["lanes"], epoch=row["epoch"])
+        return None if row is None else Lease(lane=lane, **row)
 
     async def release(self, lease: Lease) -> bool:
         return await self._one("release", {**self._tenant, "lane": lease.lane, "epoch": lease.epoch}) is not None

@@ -70,6 +70,7 @@ class OutboxProjector(LaneProjector):
         lanes: of the tenant, 1 to 64; the youngest of those that share them decides.
         """
         connect = borrowed(session_factory)
+        of_lane = cache(lambda _lane: BusLanePublisher(message_bus))
         super().__init__(
             leases=PostgresLeases(
                 connect, table, tenant_id=tenant_id, name=name or f"{this_process()}/{uuid4()}", lanes=lanes
@@ -83,7 +84,7 @@ class OutboxProjector(LaneProjector):
                 ordered=ordering == "Aggregate",
                 hold_aggregates=on_error == "HoldAggregate",
             ),
-            publisher_of=cache(lambda _lane: BusLanePublisher(message_bus)),
+            publisher_of=lambda lease: of_lane(lease.lane),
             batch_size=batch_size,
             polling=polling or Polling(),
             observer=observer or Unobserved(),

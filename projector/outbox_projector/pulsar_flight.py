@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bento_outbox import Refusal
-from bento_outbox.message_form import Message, key_of
+from bento_outbox.message_form import Message
 from bento_outbox.pulsar_messages import built
 from outbox_projector.flights import Flight, FlightRefused
 
@@ -29,7 +29,7 @@ def entries_of(flight: Flight) -> list[Entry]:
         return [range(len(flight.events))]
     places: dict[str, list[int]] = {}
     for place, event in enumerate(flight.events):
-        places.setdefault(key_of(event), []).append(place)
+        places.setdefault(event.key, []).append(place)
     return list(places.values())
 
 

@@ -31,6 +31,7 @@ from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, 
 from bento_outbox.pulsar_messages import Answers, Callback, sender
 from outbox_projector.flights import Flight, FlightRefused, LeaseLost
 from outbox_projector.pulsar_flight import MOST_BYTES, Entry, built_all, entries_of
+from outbox_projector.topics import is_partition
 
 _NEVER_CUT = {
     "batching_enabled": True,
@@ -73,7 +74,8 @@ class PulsarLanePublisher:
     ) -> None:
         """No connection is made yet.
 
-        producer_name: of this lane for ever, and of no other lane; a new name would be sent everything again.
+        producer_name: of this lane for ever, and of no other lane; a new name would be sent everything again. Topics
+            are given by their full names: a topic of two names would have two sequences of ids, and the broker one.
         lane: from 0; it takes the partition of this number.
         configured_topic: trouble with it is an outage; any other topic was chosen by rows, and they are refused.
         timeout_seconds: for a connection, a lookup, and from a flight to the broker's answer.
@@ -120,6 +122,9 @@ class PulsarLanePublisher:
         return self._open(topic, by_key)
 
     def _open(self, topic: str, by_key: bool) -> pulsar.Producer:
+        if is_partition(topic):
+            sentence = f"topic {topic} is a single partition: name the topic, of which each lane has its own partition"
+            raise self._fault(topic, BusUnavailable(sentence, reason="BrokerRefused"))
         if self._client is None:
             self._client = self._connection.client(self._timeout)
         client = self._client  # `close` may come while this thread waits
@@ -150,7 +155,7 @@ class PulsarLanePublisher:
         return self._fault(topic, self._connection.unavailable(result, topic), result)
 
     def _fault(self, topic: str, error: BusUnavailable, result: str = "") -> BusUnavailable | FlightRefused:
-        if result not in _NEVER_A_REFUSAL and topic != self._configured_topic and is_topics_fault(error):
+        if result not in _NEVER_A_REFUSAL and topic != self._configured_topic and is_topics_fault(result):
             return FlightRefused(Refusal(str(error)))
         return error
 

@@ -231,6 +231,19 @@ async def test_a_lane_has_one_owner(member: Member, we: PostgresLeases) -> None:
     assert await member("they").acquire(3, seconds=60.0) is None
 
 
+async def test_lanes_of_other_tenants_and_databases_have_another_origin(
+    we: PostgresLeases, member: Member, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    ours = await _acquired(we)
+    await we.release(ours)
+    again = await _acquired(member("they"))
+    other = PostgresLeases(borrowed(sessions), outbox_table, tenant_id=unique("other"), name="we", lanes=1)
+    await _seen(other)
+
+    assert ours.origin == again.origin != ""
+    assert (await _acquired(other)).origin not in ("", ours.origin)
+
+
 async def test_a_lane_that_is_given_back_is_free_at_once(member: Member, we: PostgresLeases) -> None:
     ours = await _acquired(we)
     await we.release(ours)

@@ -51,6 +51,7 @@ def upgrade_outbox(
     """Creates the outbox table, or adds what it lacks. op: `alembic.op`."""
     create_outbox_table(op, table=table, schema=schema)
     create_lane_tables(op, table=table, schema=schema)
+    add_layout_origin(op, table=table, schema=schema)
     if row_level_security:
         enable_row_level_security(op, table=table, schema=schema)
 
@@ -84,6 +85,16 @@ def create_lane_tables(op: Operations, *, table: str = "outbox", schema: str | N
     """Creates what the projector keeps beside the outbox: a part of `upgrade_outbox`."""
     _execute(op, "lane_tables.sql", table, schema)
     _execute(op, "request_table.sql", table, schema)
+
+
+def add_layout_origin(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Adds what tells the lanes of two databases from each other: a part of `upgrade_outbox`."""
+    _execute(op, "layout_origin.sql", table, schema)
+
+
+def drop_layout_origin(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Drops it: a part of going back."""
+    _execute(op, "no_layout_origin.sql", table, schema)
 
 
 def drop_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:

@@ -307,7 +307,7 @@ class World:
         projector = self.projectors[name] = LaneProjector(
             leases=ModelLeases(database, step, name, lanes),
             store=ModelStore(database, step),
-            publisher_of=lambda lane: ModelPublisher(self.broker, step, name, lane),
+            publisher_of=lambda lease: ModelPublisher(self.broker, step, name, lease.lane),
             batch_size=4,
             polling=Polling(),
             observer=self.observed,

@@ -112,6 +112,16 @@ async def test_an_entry_that_may_or_may_not_be_stored_is_an_outage_of_the_flight
         await producer_on(broker).publish(flight("abc"))
 
 
+async def test_a_topic_that_a_row_chose_and_that_we_may_not_publish_to_stops_no_other() -> None:
+    broker = Broker()
+    broker.answers = {"a": ("AuthorizationError", DUPLICATE)}
+
+    with pytest.raises(BusUnavailable):
+        await producer_on(broker).publish(flight("a"))
+    with pytest.raises(FlightRefused, match="does not let us publish"):
+        await producer_on(broker, configured_topic="another").publish(flight("a"))
+
+
 async def test_a_lane_that_is_lost_is_told_before_anything_else() -> None:
     broker = Broker()
     broker.answers = {"a": ("Timeout", DUPLICATE), "b": ("ProducerFenced", DUPLICATE)}

@@ -1,0 +1,1 @@
+ALTER TABLE outbox_layout DROP COLUMN IF EXISTS origin;
