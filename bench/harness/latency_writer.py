@@ -36,7 +36,7 @@ FROM generate_series($2::bigint, $3::bigint) AS n
 async def write(url: str, tenant: str, first: int, events: int, rate: float) -> list[int]:
     """When each was committed."""
     engine = create_async_engine(parse_database_url(url))
-    waker, channel = waker_of(engine), channel_of(outbox_table, tenant)
+    waker, channel = waker_of(engine.sync_engine), channel_of(outbox_table, tenant)
     connection = await asyncpg.connect(url)
     insert = await connection.prepare(INSERT)
     together = max(1, round(rate / COMMITS_A_SECOND))

@@ -10,7 +10,7 @@ from bento_outbox.errors import MisuseError
 
 FORM = "postgresql://user:password@host:5432/database"
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2")
 
 # No reader of web addresses: a password may hold / ? # or : as they are, so the last @ before the host ends it.
 _URL = re.compile(

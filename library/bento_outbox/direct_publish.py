@@ -76,11 +76,11 @@ class DirectPublisher:
         self._mark_sent = statement("bento_outbox", "write.sql", "mark_sent", table)
         self._release = statement("bento_outbox", "write.sql", "release", table)
 
-    async def publish(self, envelopes: Sequence[Envelope], *, held_since: float) -> None:
-        """held_since: on the event loop's clock, a moment before the rows were inserted."""
+    async def publish(self, envelopes: Sequence[Envelope], *, held_since: float) -> list[Envelope]:
+        """Returns what is left to the projector. held_since: on the loop's clock, before the rows were inserted."""
         waiting = {event.id: event for event in envelopes if self.policy.holds(event)}
         if not waiting:
-            return
+            return list(envelopes)
         everything = list(waiting)
         try:
             async with asyncio.timeout_at(held_since + self.policy.hold_seconds / 2) as limit:
@@ -95,6 +95,7 @@ class DirectPublisher:
             )
         sent = [event_id for event_id in everything if event_id not in waiting]
         await self._settle(sent, [] if limit.expired() else list(waiting))
+        return [event for event in envelopes if event.id not in set(sent)]
 
     async def _try(self, waiting: dict[UUID, Envelope]) -> None:
         """Removes from `waiting` what the bus has stored. Raises BusUnavailable after the last attempt."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 
@@ -74,3 +75,6 @@ class EventsRefused(OutboxError):
         self.refused = dict(refused)
         first = next(iter(self.refused.values()), Refusal("no reason given"))
         super().__init__(f"{len(self.refused)} event(s) refused, the first because: {first.reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.refused,)

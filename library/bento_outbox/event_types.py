@@ -7,8 +7,9 @@ class of today read the payloads of yesterday.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Protocol, TypeVar
@@ -140,7 +141,9 @@ def encode(event: DomainEvent) -> Encoded:
             f"it must be a non-empty string, since it decides the order of delivery"
         )
     stored_text(f"the aggregate_id of event {known.name!r}", aggregate_id)
-    event_id = getattr(event, "event_id", None) or uuid4()
+    event_id = getattr(event, "event_id", None)
+    if event_id is None:
+        event_id = uuid4()
     if not isinstance(event_id, UUID):
         raise EventNotEncodable(f"event {known.name!r} has event_id {event_id!r}: it must be a UUID, or not be there")
     return Encoded(known, event_id, aggregate_id, _to_json(event, known))
@@ -192,9 +195,28 @@ def _upcast(name: str, version: int, current: int, payload: bytes) -> bytes:
 def _to_json(event: DomainEvent, known: EventType) -> bytes:
     to_json = getattr(event, "model_dump_json", None)
     try:
-        payload = to_json().encode() if to_json is not None else msgspec.json.encode(event)
+        # By the names that the model itself is read by, and without what it computes: it is to be read again.
+        payload = to_json(by_alias=True, round_trip=True).encode() if to_json else msgspec.json.encode(event)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EventNotEncodable(f"event {known.name!r} cannot be written as JSON: {error}") from error
+    if b"null" in payload and _has_no_number(_plain(event)):
+        raise EventNotEncodable(
+            f"event {known.name!r} holds NaN or an infinity, which JSON cannot: it would become null"
+        )
     if b"\\u0000" in payload and _NUL.search(payload):
         raise EventNotEncodable(f"event {known.name!r} holds the character NUL, which Postgres cannot store in JSON")
     return payload
+
+
+def _plain(event: Any) -> Any:
+    """Its fields as dicts, lists and scalars."""
+    return event.model_dump() if hasattr(event, "model_dump") else msgspec.to_builtins(event)
+
+
+def _has_no_number(value: Any) -> bool:
+    """Whether somewhere in it is a float that is none."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(map(_has_no_number, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_no_number, value))

@@ -75,8 +75,10 @@ def _trace() -> Callable[[], Mapping[str, str]]:
         context = get_current()
         known, carrier = last
         if context is not known:
-            carrier = {}
-            inject(carrier, context=context)
+            found: dict[str, str] = {}
+            inject(found, context=context)
+            # Not its baggage: what a request brought along is not for everybody who reads the topic.
+            carrier = {name: value for name, value in found.items() if name != "baggage"}
             last = (context, carrier)
         return carrier
 

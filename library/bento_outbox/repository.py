@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox.event_types import DomainEvent
@@ -71,11 +72,24 @@ class Repository(Generic[_A]):
     async def get(self, key: Any) -> _A | None:
         """The aggregate with this primary key, its row locked until the transaction ends; None if there is none.
 
-        The lock is what makes the order of its events the order of commits.
+        The lock is what makes the order of its events the order of commits. What the session had of it before is read
+        anew, since somebody may have changed it until it was locked. Only its own row is locked, not what it is joined
+        to.
         """
-        found = await self._session.get(self._aggregate, key, with_for_update=True)
+        # Reading anew would undo what is not yet flushed.
+        await self._session.flush()
+        found = await self._session.get(
+            self._aggregate, key, populate_existing=True, with_for_update={"of": self._aggregate}
+        )
         if found is not None:
             self.track(found)
+        return found
+
+    async def get_one(self, key: Any) -> _A:
+        """The same where there must be one. Raises SQLAlchemy's NoResultFound."""
+        found = await self.get(key)
+        if found is None:
+            raise NoResultFound(f"there is no {self._aggregate.__name__} with the primary key {key!r}")
         return found
 
     def add(self, aggregate: _A) -> None:

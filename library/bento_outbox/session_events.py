@@ -67,6 +67,7 @@ def listen() -> None:
     for name, listener in _LISTENERS.items():
         event.listen(Session, name, listener)
     event.listen(Engine, "commit", _connection_commits)
+    event.listen(Engine, "rollback", _connection_rolls_back)
 
 
 def _sync(session: AnySession) -> Session:
@@ -81,6 +82,11 @@ def _find(session: Session) -> Pending | None:
 
 def _attach(session: Session) -> Pending:
     listen()
+    if session.twophase:
+        raise MisuseError(
+            "the session has twophase=True, and nothing tells when a prepared transaction is committed: "
+            "use a session without it"
+        )
     for connection in _connections(session):
         _refuse_autocommit(connection)
     pending: Pending = Pending(session)
@@ -144,6 +150,13 @@ def _connection_commits(connection: Connection) -> None:
             # For SQLAlchemy the transaction is over once its commit was tried, but in the database it would live on.
             connection.invalidate()
             raise
+
+
+def _connection_rolls_back(connection: Connection) -> None:
+    """Somebody else's transaction takes along what a session that joined it has not written yet."""
+    for pending in tuple(_pending_on.get(connection, ())):
+        if pending.is_joined:
+            pending.root_ended()
 
 
 def _after_flush(session: Session, _context: Any) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from bento_outbox import context
 from bento_outbox.bus import MessageBus
@@ -62,7 +63,7 @@ class UnitOfWork:
         outbox: table, tenant and codec of the application.
         tenant_id: whose events these are, if the outbox or the context does not say.
         message_bus: publish right after the commit, as `direct_publish` says; the projector delivers what fails.
-        wake: without a bus, tell the projector after the commit; otherwise it finds the events by polling.
+        wake: tell the projector after the commit of what is left to it; otherwise it finds the events by polling.
         """
         self._session_factory = session_factory
         self._outbox = outbox
@@ -142,7 +143,8 @@ class UnitOfWork:
         """Commits business changes and events together, then publishes them or wakes the projector.
 
         What the database raises is passed on, nothing is stored. Nothing is raised after the commit, unless the task
-        is cancelled; the projector then delivers.
+        is cancelled, and the projector then delivers; or a hook of the application registered an event after the
+        commit, which is a MisuseError.
         """
         session = self.session
         pending = pending_of(session)
@@ -155,10 +157,11 @@ class UnitOfWork:
         finally:
             # Whoever commits the session after us does not publish.
             pending.hold = no_hold
+        left = pending.committed
         if publisher is not None:
-            await publisher.publish(pending.committed, held_since=began)
-        elif self._wake and not joined:
-            self._wake_projectors(pending.committed)
+            left = await publisher.publish(left, held_since=began)
+        if self._wake and not joined:
+            self._wake_projectors(left)
 
     async def rollback(self) -> None:
         """Undoes everything since `begin` or the last commit; the registered events are forgotten."""
@@ -186,7 +189,7 @@ class UnitOfWork:
         )
 
     def _wake_projectors(self, written: list[Envelope]) -> None:
-        bind = self.session.bind
-        if isinstance(bind, AsyncEngine):
+        table = self._outbox.table
+        if written and isinstance(engine := self.session.get_bind(clause=table), Engine):
             for tenant_id in {event.tenant_id for event in written}:
-                waker_of(bind).wake(channel_of(self._outbox.table, tenant_id))
+                waker_of(engine).wake(channel_of(table, tenant_id))

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 log = logging.getLogger("bento_outbox")
@@ -25,7 +25,8 @@ _NOTIFY = text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text
 class Waker:
     """Sends notifications over one engine, which it does not keep alive."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
+        """engine: that of an AsyncEngine."""
         self._engine = ref(engine)
         self._channels: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -51,7 +52,7 @@ class Waker:
                 return
             pool = engine.pool
             try:
-                async with engine.connect() as connection:
+                async with AsyncEngine(engine).connect() as connection:
                     # One statement needs no BEGIN and COMMIT of their own, each a round trip.
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.execute(_NOTIFY, {"channels": sorted(channels)})
@@ -64,9 +65,9 @@ class Waker:
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-_wakers: WeakKeyDictionary[AsyncEngine, Waker] = WeakKeyDictionary()
+_wakers: WeakKeyDictionary[Engine, Waker] = WeakKeyDictionary()
 
 
-def waker_of(engine: AsyncEngine) -> Waker:
+def waker_of(engine: Engine) -> Waker:
     """The waker of an engine: one, so that all its commits share the pause."""
     return _wakers.get(engine) or _wakers.setdefault(engine, Waker(engine))

@@ -25,6 +25,10 @@ SELECT id FROM event
 EXCEPT
 SELECT id FROM written
 
+-- name: owners
+-- Which events have these ids.
+SELECT id, tenant_id, type, aggregate_id FROM outbox WHERE id = ANY (CAST(:ids AS uuid[]))
+
 -- name: mark_sent
 -- Published directly; a row that the projector has taken meanwhile is left to it.
 UPDATE outbox

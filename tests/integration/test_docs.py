@@ -71,7 +71,7 @@ async def test_every_block_of_the_page_works(
                     function(captured)
     finally:
         if hasattr(namespace, "engine"):
-            await waker_of(namespace.engine).drained()  # its connection would outlive the engine
+            await waker_of(namespace.engine.sync_engine).drained()  # its connection would outlive the engine
             await namespace.engine.dispose()
 
 

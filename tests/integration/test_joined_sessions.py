@@ -210,3 +210,24 @@ async def test_a_connection_that_goes_on_after_a_refused_event_has_rolled_back(
         await connection.commit()
 
     assert await ledger.both() == ([2], [])
+
+
+async def test_what_the_outer_transaction_takes_along_when_it_rolls_back_does_not_come_with_the_next(
+    engine: AsyncEngine, tenant: str, ledger: Ledger
+) -> None:
+    outbox = Outbox(tenant=tenant)
+
+    def act(connection: Connection) -> None:
+        outer = connection.begin()
+        session = Session(connection)
+        session.execute(insert(Note.__table__).values(id=uuid4(), tenant=tenant, number=1))
+        outbox.add(session, Noted(1))
+        outer.rollback()
+        with connection.begin():
+            connection.execute(insert(Note.__table__).values(id=uuid4(), tenant=tenant, number=2))
+        session.close()
+
+    async with engine.connect() as connection:
+        await connection.run_sync(act)
+
+    assert await ledger.both() == ([2], [])

@@ -10,13 +10,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import MetaData, Text, event, insert, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import ForeignKey, MetaData, Text, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, reconstructor
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, reconstructor, relationship
 
 from bento_outbox import (
     EventNotEncodable,
+    MisuseError,
     NoActiveUnitOfWork,
     Outbox,
     OutboxRecord,
@@ -28,7 +29,7 @@ from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import make_outbox_table
 from tests.conftest import unique
-from tests.support.notes import Unstorable
+from tests.support.notes import Noted, Unstorable
 from tests.support.rows import Rows
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -503,3 +504,92 @@ async def test_the_record_reads_the_table_through_the_orm(new_work: Any, session
         [record] = (await session.scalars(select(OutboxRecord).where(OutboxRecord.tenant_id == tenant))).all()  # type: ignore[attr-defined]
 
     assert (record.aggregate_id, record.payload["total"]) == ("order-1", 12)  # type: ignore[attr-defined]
+
+
+# what is loaded
+
+
+class Line(Base):
+    __tablename__ = "order_lines"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    order_id: Mapped[str] = mapped_column(ForeignKey("full_orders.id"))
+
+
+class FullOrder(Base):
+    """An aggregate whose parts are loaded along with it, by a join."""
+
+    __tablename__ = "full_orders"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    total: Mapped[int] = mapped_column(default=0)
+    lines: Mapped[list[Line]] = relationship(lazy="joined")
+
+
+async def test_what_was_loaded_before_is_read_anew_when_it_is_locked(sessions: Sessions, tenant: str) -> None:
+    key = unique("order")
+    async with sessions.begin() as session:
+        session.add(Order(id=key, total=1))
+    async with UnitOfWork(sessions, tenant_id=tenant) as work:
+        loaded = (await work.session.scalars(select(Order).where(Order.id == key))).one()
+        async with sessions.begin() as other:
+            await other.execute(update(Order).where(Order.id == key).values(total=2))
+
+        assert (await work.repository(Order).get_one(key)).total == loaded.total == 2
+
+        loaded.total = 3  # not flushed yet
+        assert (await work.repository(Order).get_one(key)).total == 3
+
+
+async def test_an_aggregate_whose_parts_are_joined_can_be_locked(sessions: Sessions, tenant: str) -> None:
+    key = unique("order")
+    async with sessions.begin() as session:
+        session.add(FullOrder(id=key))
+    async with UnitOfWork(sessions, tenant_id=tenant) as work:
+        assert (await work.repository(FullOrder).get_one(key)).lines == []
+        with pytest.raises(NoResultFound, match="there is no FullOrder with the primary key 'none'"):
+            await work.repository(FullOrder).get_one("none")
+
+
+# an id of its own
+
+
+async def test_an_id_is_that_of_one_event(sessions: Sessions, rows: Rows, tenant: str) -> None:
+    """Another event under it would be lost in silence."""
+    first = Placed("order-1", 1)
+    async with UnitOfWork(sessions, tenant_id=tenant) as work:
+        register(first)
+        register(first)
+        await work.commit()
+        register(first)
+        await work.commit()
+        for other in (Placed("order-2", 1, first.event_id), Noted(1, "order-1", first.event_id)):
+            register(other)
+            with pytest.raises(MisuseError, match="give each event an id of its own"):
+                await work.commit()
+            await work.rollback()
+        shared = uuid4()
+        register(Placed("order-3", 1, shared))
+        register(Placed("order-3", 2, shared))
+        with pytest.raises(MisuseError, match="two events of one transaction"):
+            await work.commit()
+    assert len(await rows.all()) == 1
+
+
+async def test_an_id_of_another_tenants_event_is_refused(sessions: Sessions, rows: Rows, tenant: str) -> None:
+    placed = Placed("order-1")
+    for number, owner in enumerate((tenant, unique("other"))):
+        async with UnitOfWork(sessions, tenant_id=owner) as work:
+            register(placed)
+            if number:
+                with pytest.raises(MisuseError, match="give each event an id of its own"):
+                    await work.commit()
+            else:
+                await work.commit()
+
+
+async def test_a_session_in_two_phases_is_refused(engine: AsyncEngine, tenant: str) -> None:
+    """Nobody tells when what it has prepared is committed."""
+    async with async_sessionmaker(engine, twophase=True)() as session:
+        with pytest.raises(MisuseError, match="twophase=True"):
+            Outbox(tenant=tenant).add(session, Placed("order-1"))

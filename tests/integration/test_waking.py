@@ -45,7 +45,7 @@ class Listener:
 
     async def count(self) -> int:
         """How many notifications came in, once all that were asked for are sent: a last one marks the end."""
-        await waker_of(self._engine).drained()
+        await waker_of(self._engine.sync_engine).drained()
         await self._connection.execute("SELECT pg_notify($1, $2)", self._channel, END)
         count = 0
         while await self.heard.get() != END:
@@ -58,7 +58,7 @@ async def own_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """An engine that nothing else wakes over."""
     engine = create_async_engine(parse_database_url(database_url))
     yield engine
-    await waker_of(engine).drained()
+    await waker_of(engine.sync_engine).drained()
     await engine.dispose()
 
 
@@ -102,7 +102,7 @@ async def test_many_commits_at_once_wake_a_few_times(own_engine: AsyncEngine, te
 async def test_what_is_asked_for_within_the_pause_is_one_notification(
     own_engine: AsyncEngine, tenant: str, listener: Listener
 ) -> None:
-    waker = waker_of(own_engine)
+    waker = waker_of(own_engine.sync_engine)
     with statements_of(own_engine) as statements:
         for _ in range(20):
             waker.wake(channel_of(outbox_table, tenant))
@@ -113,8 +113,8 @@ async def test_what_is_asked_for_within_the_pause_is_one_notification(
 
 
 async def test_one_engine_has_one_waker(own_engine: AsyncEngine, engine: AsyncEngine) -> None:
-    assert waker_of(own_engine) is waker_of(own_engine)
-    assert waker_of(own_engine) is not waker_of(engine)
+    assert waker_of(own_engine.sync_engine) is waker_of(own_engine.sync_engine)
+    assert waker_of(own_engine.sync_engine) is not waker_of(engine.sync_engine)
 
 
 async def test_a_waker_leaves_no_connection_behind_on_an_engine_that_is_disposed_meanwhile(
@@ -125,8 +125,8 @@ async def test_a_waker_leaves_no_connection_behind_on_an_engine_that_is_disposed
         parse_database_url(database_url), connect_args={"server_settings": {"application_name": name}}
     )
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: await_only(engine.dispose()), once=True)
-    waker_of(engine).wake("nobody")
-    await waker_of(engine).drained()
+    waker_of(engine.sync_engine).wake("nobody")
+    await waker_of(engine.sync_engine).drained()
 
     async def gone() -> bool:
         async with sessions() as session:
@@ -138,7 +138,7 @@ async def test_a_waker_leaves_no_connection_behind_on_an_engine_that_is_disposed
 
 async def test_a_waker_does_not_keep_its_engine_alive(database_url: str) -> None:
     forgotten = create_async_engine(parse_database_url(database_url), poolclass=NullPool)
-    waker = waker_of(forgotten)
+    waker = waker_of(forgotten.sync_engine)
     engine = weakref.ref(forgotten)
     del forgotten
     gc.collect()
@@ -244,7 +244,7 @@ async def test_a_notification_that_fails_disturbs_nobody(
 def test_a_waker_works_on_each_event_loop_in_turn(database_url: str, tenant: str) -> None:
     """A program may run several, and end one with a notification under way."""
     engine = create_async_engine(parse_database_url(database_url), poolclass=NullPool)
-    waker = waker_of(engine)
+    waker = waker_of(engine.sync_engine)
 
     async def wake_and_leave() -> None:
         waker.wake("one")

@@ -57,7 +57,7 @@ def test_sslmode_as_libpq_writes_it_is_understood() -> None:
         (f"postgresql://orders:{SECRET}@db:port/shop", "cannot be parsed"),
         (f"postgresql://orders:{SECRET}@db:99999/shop", "port 99999"),
         (f"mysql://orders:{SECRET}@db/shop", "begins with mysql://"),
-        (f"postgresql+psycopg://orders:{SECRET}@db/shop", r"begins with postgresql\+psycopg://"),
+        (f"mysql+pymysql://orders:{SECRET}@db/shop", r"begins with mysql\+pymysql://"),
         (f"postgresql://orders:{SECRET}@/shop", "names no host"),
         (f"postgresql://orders:{SECRET}@db", "names no database"),
         (f"postgresql://orders:{SECRET}@db/shop?sslcert={SECRET}", "parameter 'sslcert'"),

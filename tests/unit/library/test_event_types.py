@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -15,8 +16,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic.alias_generators import to_camel
 
 from bento_outbox import EventNotEncodable, MisuseError, Outbox, OutboxError, event_type
+from bento_outbox.event_types import decode
 
 
 @event_type("tests.Happened", version=3, schema_id="schemas/happened")
@@ -44,6 +48,24 @@ class HappenedStruct(msgspec.Struct, frozen=True):
 class HappenedOnce:
     aggregate_id: str
     event_id: UUID = field(default_factory=uuid4)
+
+
+@event_type("tests.types.AnyModel")
+class AnyModel(BaseModel):
+    aggregate_id: str
+    what: Any
+
+
+@event_type("tests.types.Aliased")
+class Aliased(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+    aggregate_id: str
+    total_cents: int
+
+    @computed_field
+    def total(self) -> str:
+        return f"{self.total_cents} cents"
 
 
 @pytest.mark.parametrize(
@@ -258,3 +280,23 @@ def test_every_error_of_ours_has_one_root() -> None:
         *("BusUnavailable", "EventNotEncodable", "EventsRefused", "MisuseError"),
         *("NoActiveUnitOfWork", "SchemaError", "TenantMissing"),
     }
+
+
+@pytest.mark.parametrize("what", [math.nan, math.inf, {"deep": [(1.0, -math.inf)]}])
+@pytest.mark.parametrize("of_pydantic", [False, True])
+def test_a_number_that_is_none_does_not_become_null_in_silence(what: Any, of_pydantic: bool) -> None:
+    made = AnyModel(aggregate_id="1", what=what) if of_pydantic else Happened("1", what)
+    with pytest.raises(EventNotEncodable, match="holds NaN or an infinity"):
+        Outbox().seal(made, tenant_id="acme")
+    Outbox().seal(Happened("1", [None, 1.5]), tenant_id="acme")
+
+
+def test_a_model_with_aliases_and_computed_fields_is_read_as_it_was_written() -> None:
+    made = Aliased.model_validate({"aggregateId": "1", "totalCents": 5})
+    assert decode("tests.types.Aliased", 1, Outbox().seal(made, tenant_id="acme").payload) == made
+
+
+@pytest.mark.parametrize("event_id", ["", 0, "no-uuid"])
+def test_an_id_that_is_no_uuid_is_refused(event_id: Any) -> None:
+    with pytest.raises(EventNotEncodable, match="it must be a UUID"):
+        Outbox().seal(HappenedOnce("1", event_id), tenant_id="acme")

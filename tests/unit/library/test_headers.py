@@ -11,6 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from opentelemetry.baggage import set_baggage
+from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import TracerProvider
 
 from bento_outbox import MisuseError, Outbox, event_type, in_conversation
@@ -142,3 +144,11 @@ def _no_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_without_opentelemetry_there_is_no_trace() -> None:
     with in_conversation(correlation_id="order-7"):
         assert capture() == {"correlation_id": "order-7"}
+
+
+def test_the_baggage_of_a_request_does_not_go_to_everybody_who_reads_the_topic() -> None:
+    token = attach(set_baggage("card", "4111"))
+    try:
+        assert "baggage" not in capture()
+    finally:
+        detach(token)
