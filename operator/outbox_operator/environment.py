@@ -1,7 +1,7 @@
 """The environment of a projector: one line per setting, with the field of the spec that it comes from.
 
 A new field of the spec is one line in `FROM_SPEC`. A field that has no value, since it has neither been set nor a
-default, leaves its variable out, and the projector's own default holds. What each means: `outbox-projector settings`.
+default, leaves its variable out, and the projector's own default holds. What each means: docs/projector.md.
 """
 
 from __future__ import annotations
