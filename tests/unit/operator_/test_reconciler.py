@@ -369,8 +369,11 @@ async def test_what_a_webhook_insists_on_is_accepted(world: World, monkeypatch: 
 
 
 async def test_a_tenant_that_vanishes_during_a_look_is_no_failure(world: World) -> None:
+    await world.look()  # its pods; the next one is about its status
     world.cluster.refusals[OUTBOX_TENANT] = NotFound("gone")
-    await world.reconciler.reconcile(KEY)
+
+    assert await world.reconciler.reconcile(KEY) is None
+    assert ("apply_status", f"OutboxTenant {KEY.name}") in world.cluster.requests
 
 
 def test_the_order_of_watched_kinds_begins_with_the_tenant() -> None:

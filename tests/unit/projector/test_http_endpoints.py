@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.request import urlopen
@@ -104,8 +105,11 @@ async def test_served_on_the_port_and_no_longer_afterwards(health: Health, metri
 
 
 async def test_port_0_serves_nothing(health: Health, metrics: Metrics) -> None:
+    before = set(threading.enumerate())
     async with served(endpoints(health, metrics), 0):
-        pass
+        assert set(threading.enumerate()) == before
+    async with served(endpoints(health, metrics), unused_port()):
+        assert set(threading.enumerate()) != before
 
 
 async def test_a_port_that_is_taken_is_named(health: Health, metrics: Metrics) -> None:
