@@ -62,6 +62,7 @@ class Health:
         self.failing = Condition("EventsFailing", since=now)
         self.deduplication = Condition("DeduplicationActive", since=now) if exactly_once else None
         self._without_deduplication: set[str] = set()
+        self._troubles: dict[int, BusUnavailable] = {}  # of the lanes that do not get through to the broker
         self.backlog: Backlog | None = None
         self.stirred = asyncio.Event()
         """Set when something was settled or a connection came or went: the backlog is worth another look. The reporter
@@ -99,13 +100,29 @@ class Health:
         # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
         self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
 
-    def broker_answered(self) -> None:
+    def broker_answered(self, lane: int | None = None) -> None:
+        """lane: None when it was a check while nothing waits, so that no lane has anything to get through with."""
+        if lane is None:
+            self._troubles.clear()
+        else:
+            self._troubles.pop(lane, None)
+        if self._troubles:
+            # One lane that stands still is not hidden by the others that go on.
+            self.broker_failed(self._troubles[min(self._troubles)])
+            return
         self._become(self.broker, TRUE, "Connected", "")
         self._metrics.broker_up.set(1)
 
-    def broker_failed(self, error: BusUnavailable) -> None:
+    def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:
+        if lane is not None:
+            self._troubles[lane] = error
         self._become(self.broker, FALSE, error.reason, str(error))
         self._metrics.broker_up.set(0)
+
+    def lane_ended(self, lane: int) -> None:
+        """Its trouble is its next owner's."""
+        if self._troubles.pop(lane, None) and not self._troubles:
+            self._become(self.broker, UNKNOWN, "NotTried", "the lane that did not get through has ended")
 
     def settled(self, *, sent: int, retried: int, failed: int) -> None:
         self.sent_total += sent
@@ -158,7 +175,7 @@ class Health:
         """Takes the counts of the table."""
         self.backlog = backlog
         if backlog.errors:
-            message = f"{backlog.errors} event(s) in ERR: the column last_error says why"
+            message = f"{backlog.errors} event(s) in ERR: `bento-outbox errors list` shows why"
             self.failing.become(TRUE, "EventsInError", message, self._clock())
         else:
             self.failing.become(FALSE, "NoErrors", "", self._clock())

@@ -54,13 +54,14 @@ OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
 
 
 class LaneObserver(Protocol):
-    """Told what a lane sees; must not block or raise."""
+    """Told what lanes see; must not block or raise. lane: the number of the one that it happened to, if it was one."""
 
     def turned(self) -> None: ...
     def database_answered(self) -> None: ...
     def database_failed(self, error: DatabaseUnavailable) -> None: ...
-    def broker_answered(self) -> None: ...
-    def broker_failed(self, error: BusUnavailable) -> None: ...
+    def broker_answered(self, lane: int | None = None) -> None: ...
+    def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None: ...
+    def lane_ended(self, lane: int) -> None: ...
     def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
     def counter_behind(self, topic: str) -> None: ...
 
@@ -185,7 +186,7 @@ class Lane:
         try:
             stored = await self._producers[flight.topic].publish(flight)
         except BusUnavailable as error:
-            self._observer.broker_failed(error)
+            self._observer.broker_failed(error, self._lease.lane)
             raise
         except EventsRefused as error:
             if isinstance(self._producers[flight.topic], _Unusable):
@@ -198,7 +199,7 @@ class Lane:
                 return Turn(withdrawn=[flight])
             self._cut.found()
             return _refused(flight, {flight.ids[0]: error.refusal})
-        self._observer.broker_answered()
+        self._observer.broker_answered(self._lease.lane)
         if not stored and not flight.recovered:
             # Nobody can have sent it before: the counter of the database is behind, as after a restored backup, and
             # the broker took new events for old ones. Under ids above its counter they are new.
@@ -226,7 +227,7 @@ class Lane:
         try:
             self._producers[topic] = await self._publisher.open(topic)
         except BusUnavailable as error:
-            self._observer.broker_failed(error)
+            self._observer.broker_failed(error, self._lease.lane)
             raise
         except FlightRefused as error:
             self._producers[topic] = _Unusable(error.refusal)

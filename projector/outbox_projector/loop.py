@@ -251,6 +251,7 @@ class LaneProjector:
 
     async def _release(self, lease: Lease) -> bool:
         """Whether it was ours. Nothing is lost where it fails: the lease runs out."""
+        self._observer.lane_ended(lease.lane)
         with contextlib.suppress(DatabaseUnavailable):
             return await self._leases.release(lease)
         return False

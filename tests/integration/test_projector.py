@@ -44,7 +44,7 @@ class Watching(Unobserved):
     def database_failed(self, error: DatabaseUnavailable) -> None:
         self.database_failures.append(error)
 
-    def broker_failed(self, error: BusUnavailable) -> None:
+    def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:
         self.broker_failures.append(error)
 
     def settled(self, *, sent: int, retried: int, failed: int) -> None:

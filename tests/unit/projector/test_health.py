@@ -51,6 +51,36 @@ def test_while_the_database_cannot_be_reached_nothing_is_claimed_about_the_broke
     assert health.knows_its_state
 
 
+def test_one_lane_that_stands_still_is_not_hidden_by_those_that_go_on(health: Health) -> None:
+    health.broker_failed(NO_NAMESPACE, 2)
+    health.broker_answered(0)
+    assert (health.broker.status, health.broker.message) == ("False", "no namespace")
+
+    health.broker_answered(2)
+    assert health.broker.status == "True"
+
+
+def test_a_check_while_nothing_waits_speaks_for_all_lanes(health: Health) -> None:
+    health.broker_failed(NO_NAMESPACE, 2)
+    health.broker_answered()
+    health.broker_answered(0)
+
+    assert health.broker.status == "True"
+
+
+def test_the_trouble_of_a_lane_that_another_process_has_now_is_not_ours(health: Health) -> None:
+    health.broker_failed(NO_NAMESPACE, 1)
+    health.broker_failed(NO_NAMESPACE, 2)
+    health.lane_ended(1)
+    assert health.broker.status == "False"
+
+    health.lane_ended(2)
+    assert health.broker.status == "Unknown"
+    health.broker_answered(0)
+    health.lane_ended(0)
+    assert health.broker.status == "True"
+
+
 def test_a_condition_remembers_since_when_it_has_its_status(health: Health, clock: Any) -> None:
     clock.advance(10)
     began = clock()
@@ -67,7 +97,7 @@ def test_a_condition_remembers_since_when_it_has_its_status(health: Health, cloc
 def test_errors_are_a_condition_of_their_own(health: Health) -> None:
     health.measured(Backlog(pending=5, errors=2, oldest_seconds=1.5))
     assert (health.failing.status, health.failing.reason) == ("True", "EventsInError")
-    assert health.failing.message == "2 event(s) in ERR: the column last_error says why"
+    assert health.failing.message == "2 event(s) in ERR: `bento-outbox errors list` shows why"
 
     health.measured(Backlog(pending=5, errors=0, oldest_seconds=1.5))
     assert (health.failing.status, health.failing.reason, health.failing.message) == ("False", "NoErrors", "")

@@ -50,7 +50,7 @@ def test_the_status_of_a_projector_that_has_work_and_trouble(health: Health, clo
                 "type": "EventsFailing",
                 "status": "True",
                 "reason": "EventsInError",
-                "message": "1 event(s) in ERR: the column last_error says why",
+                "message": "1 event(s) in ERR: `bento-outbox errors list` shows why",
                 "lastTransitionTime": "2026-01-02T03:05:05Z",
             },
         ],
