@@ -84,7 +84,6 @@ class Lane:
         self._lease = lease
         self._store = store
         self._publisher = publisher
-        self._batch_size = batch_size
         self._polling = polling
         self._observer = observer
         self._rest = rest
@@ -145,7 +144,7 @@ class Lane:
             self._reserve(flight)
             limit = self._cut.limit if more or flight is None else 0
             if limit or due != Turn():
-                turn = replace(due, limit=limit, floors=self._floors(), rest=self._polling.longest_after(pause))
+                turn = replace(due, limit=limit, floors=self._floors(), rest=self._polling.next_pause(pause))
                 due, turned = await _side_by_side(self._send(flight), self._turn(turn))
             else:
                 due, turned = await self._send(flight), Turned()
@@ -161,7 +160,7 @@ class Lane:
             elif until_empty:
                 return
             else:
-                pause = self._polling.pause(claimed=0, batch_size=self._batch_size, last=pause)
+                pause = self._polling.next_pause(pause)
                 await self._rest(pause)
         if (last := due.withdrawing(flight)) != Turn():
             await self._turn(last)

@@ -35,7 +35,7 @@ class Retries:
 class Polling:
     """How often the table is asked: fast while there is work, slower the longer there is none.
 
-    fastest_seconds  pause after a batch that was not full
+    fastest_seconds  first pause when nothing is left; doubles while that stays so
     slowest_seconds  longest pause of an idle projector; bounds the latency of the first event after a silence
     quiet_seconds    between two looks whether anything waits at all, while something else than the clock would tell
     """
@@ -51,14 +51,6 @@ class Polling:
                 f"and the slowest ({self.slowest_seconds} s)"
             )
 
-    def pause(self, *, claimed: int, batch_size: int, last: float) -> float:
-        """Seconds until the next poll, after one that found `claimed` rows and paused `last` seconds before it."""
-        if claimed >= batch_size:
-            return 0.0
-        if claimed:
-            return self.fastest_seconds
+    def next_pause(self, last: float) -> float:
+        """Seconds until the next poll, after one that found nothing; `last` is the pause before that, 0 if none."""
         return min(self.slowest_seconds, max(self.fastest_seconds, last * 2))
-
-    def longest_after(self, last: float) -> float:
-        """Seconds that the pause after the next poll has at most, if the last one had `last`."""
-        return self.pause(claimed=0, batch_size=1, last=last)

@@ -49,31 +49,17 @@ def test_a_later_attempt_never_has_a_lower_ceiling(initial: float, bound: float,
 _pollings = st.tuples(_seconds, _seconds).map(sorted)
 
 
-@given(_pollings, st.integers(1, 10_000))
-def test_a_full_batch_is_followed_by_the_next_at_once(bounds: list[float], batch_size: int) -> None:
-    polling = Polling(fastest_seconds=bounds[0], slowest_seconds=bounds[1])
-
-    assert polling.pause(claimed=batch_size, batch_size=batch_size, last=bounds[1]) == 0
-
-
-@given(_pollings, st.integers(2, 10_000))
-def test_after_a_batch_that_was_not_full_the_pause_is_the_shortest(bounds: list[float], batch_size: int) -> None:
-    polling = Polling(fastest_seconds=bounds[0], slowest_seconds=bounds[1])
-
-    assert polling.pause(claimed=batch_size - 1, batch_size=batch_size, last=bounds[1]) == bounds[0]
-
-
 @given(_pollings, st.floats(0, 3600))
 def test_the_pause_of_an_idle_projector_stays_between_its_bounds(bounds: list[float], last: float) -> None:
     polling = Polling(fastest_seconds=bounds[0], slowest_seconds=bounds[1])
 
-    assert bounds[0] <= polling.pause(claimed=0, batch_size=10, last=last) <= bounds[1]
+    assert bounds[0] <= polling.next_pause(last) <= bounds[1]
 
 
 def test_an_idle_projector_asks_less_and_less_often() -> None:
     polling, pauses = Polling(fastest_seconds=0.1, slowest_seconds=1), [0.0]
     for _ in range(6):
-        pauses.append(polling.pause(claimed=0, batch_size=10, last=pauses[-1]))
+        pauses.append(polling.next_pause(pauses[-1]))
 
     assert pauses == [0, 0.1, 0.2, 0.4, 0.8, 1, 1]
 
