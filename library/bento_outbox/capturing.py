@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from bento_outbox import context
-from bento_outbox.event_types import DomainEvent, encode
+from bento_outbox.event_types import DomainEvent
+from bento_outbox.outbox import Outbox
 
 _E = TypeVar("_E")
+_OUTBOX = Outbox(tenant="nobody")
 
 
 class CapturedEvents(list[Any]):
@@ -23,8 +25,8 @@ class CapturedEvents(list[Any]):
         ordering_key: str | None = None,
         topic: str | None = None,
     ) -> None:
-        """Takes an event, as a unit of work would. Raises EventNotEncodable."""
-        encode(event)
+        """Takes an event, as a unit of work would. Raises EventNotEncodable, MisuseError."""
+        _OUTBOX.seal(event, headers=headers, ordering_key=ordering_key, topic=topic)
         self.append(event)
 
     def of_type(self, cls: type[_E]) -> list[_E]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from bento_outbox import (
     EventNotEncodable,
+    MisuseError,
     NoActiveUnitOfWork,
     event_type,
     register_event_from_aggregate,
@@ -149,6 +151,13 @@ def test_captured_events_are_those_of_the_block() -> None:
     assert inner == [Paid("order-1")]
     with pytest.raises(NoActiveUnitOfWork):
         register_event_from_aggregate(Placed("order-3"))
+
+
+@pytest.mark.parametrize("wrong", [{"ordering_key": ""}, {"headers": {"event_id": "mine"}}, {"topic": "nul\0"}])
+def test_what_could_not_be_stored_is_refused_here_too(captured_events: CapturedEvents, wrong: Any) -> None:
+    with pytest.raises(MisuseError):
+        register_event_from_aggregate(Placed("order-1"), **wrong)
+    assert captured_events == []
 
 
 def test_captured_events_by_type(captured_events: CapturedEvents) -> None:
