@@ -95,7 +95,7 @@ class DirectPublisher:
             )
         sent = [event_id for event_id in everything if event_id not in waiting]
         await self._settle(sent, [] if limit.expired() else list(waiting))
-        return [event for event in envelopes if event.id not in set(sent)]
+        return [event for event in envelopes if event.id in waiting or not self.policy.holds(event)]
 
     async def _try(self, waiting: dict[UUID, Envelope]) -> None:
         """Removes from `waiting` what the bus has stored. Raises BusUnavailable after the last attempt."""

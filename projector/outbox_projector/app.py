@@ -11,7 +11,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import cache, partial
+from functools import partial
 
 import structlog
 
@@ -20,7 +20,7 @@ from bento_outbox.channels import channel_of
 from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.sql_files import Named, TableName, quoted_name
-from outbox_projector.bus_lane import BusLanePublisher
+from outbox_projector.bus_lane import publishers_on
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.deduplication import WatchedPublisher
 from outbox_projector.flights import LanePublisher, Lease
@@ -130,8 +130,7 @@ def _publisher_of(
     settings: Settings, table: Named, bus: MessageBus, health: Health
 ) -> Callable[[Lease], LanePublisher]:
     if settings.guarantee == "AtLeastOnce":
-        of_lane = cache(lambda _lane: BusLanePublisher(bus))
-        return lambda lease: of_lane(lease.lane)
+        return publishers_on(bus)
     template = settings.pulsar_topic
     return lambda lease: WatchedPublisher(
         PulsarLanePublisher(

@@ -6,10 +6,18 @@ ids. What the bus said it had stored before an outage is remembered within this 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from uuid import UUID
 
 from bento_outbox import BusUnavailable, EventsRefused, MessageBus
-from outbox_projector.flights import Flight
+from outbox_projector.flights import Flight, LanePublisher, Lease
+
+
+def publishers_on(bus: MessageBus) -> Callable[[Lease], LanePublisher]:
+    """One for each lane, whoever owns it: what it stored before an outage is known to its next owner here."""
+    of_lane = cache(lambda _lane: BusLanePublisher(bus))
+    return lambda lease: of_lane(lease.lane)
 
 
 class BusLanePublisher:

@@ -156,7 +156,7 @@ class PostgresLaneStore:
                 by_key=self._by_key,
                 size=size,
             ),
-            more=(len(rows) == turn.limit or rows[-1]["bytes_through"] >= FLIGHT_BYTES or len(chosen) < len(events)),
+            more=len(rows) == turn.limit or rows[-1]["bytes_through"] >= FLIGHT_BYTES or len(chosen) < len(events),
             failed=failed,
         )
 

@@ -6,7 +6,6 @@ Exactly once into a topic takes a broker that deduplicates: `app.py` puts the sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Literal
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import BusUnavailable, MessageBus
 from bento_outbox.table import outbox_table
-from outbox_projector.bus_lane import BusLanePublisher
+from outbox_projector.bus_lane import publishers_on
 from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.lane import LaneObserver
 from outbox_projector.lane_store import PostgresLaneStore
@@ -71,7 +70,6 @@ class OutboxProjector(LaneProjector):
         lanes: of the tenant, 1 to 64; the youngest of those that share them decides.
         """
         connect = borrowed(session_factory)
-        of_lane = cache(lambda _lane: BusLanePublisher(message_bus))
         super().__init__(
             leases=PostgresLeases(
                 connect, table, tenant_id=tenant_id, name=name or f"{this_process()}/{uuid4()}", lanes=lanes
@@ -85,7 +83,7 @@ class OutboxProjector(LaneProjector):
                 ordered=ordering == "Aggregate",
                 hold_aggregates=on_error == "HoldAggregate",
             ),
-            publisher_of=lambda lease: of_lane(lease.lane),
+            publisher_of=publishers_on(message_bus),
             batch_size=batch_size,
             polling=polling or Polling(),
             observer=observer or Unobserved(),

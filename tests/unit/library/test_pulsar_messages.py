@@ -20,4 +20,4 @@ def test_a_text_that_has_no_bytes_is_told_from_a_defect() -> None:
     with pytest.raises(UnicodeEncodeError):
         built(message_of(envelope(headers={"note": "\ud800"})))
     with pytest.raises(TypeError):
-        built(message_of(envelope(headers={"note": "x"})), sequence_id="no number")  # type: ignore[arg-type]
+        built(message_of(envelope(headers={"note": "x"})), sequence_id="no number")  # type: ignore[arg-type] # that is the point

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from alembic import context, op
+from alembic import op
 
 from bento_outbox.migrations import create_outbox_table, downgrade_outbox
+from bento_outbox.migrations.configured import table_options
 
 revision = "bento_outbox_0001"
 down_revision = None
@@ -14,16 +13,9 @@ branch_labels = ("bento_outbox",)
 depends_on = None
 
 
-def _options() -> dict[str, Any]:
-    """Of an application's history, where nothing need be said, or of `bento_outbox.schema`."""
-    options = dict(context.config.attributes.get("bento_outbox", {}))
-    options.pop("row_level_security", None)
-    return options
-
-
 def upgrade() -> None:
-    create_outbox_table(op, **_options())
+    create_outbox_table(op, **table_options())
 
 
 def downgrade() -> None:
-    downgrade_outbox(op, **_options())
+    downgrade_outbox(op, **table_options())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from alembic import context, op
+from alembic import op
 
 from bento_outbox.migrations import add_layout_origin, drop_layout_origin
+from bento_outbox.migrations.configured import table_options
 
 revision = "bento_outbox_0003"
 down_revision = "bento_outbox_0002"
@@ -14,16 +13,9 @@ branch_labels = None
 depends_on = None
 
 
-def _options() -> dict[str, Any]:
-    """Of an application's history, where nothing need be said, or of `bento_outbox.schema`."""
-    options = dict(context.config.attributes.get("bento_outbox", {}))
-    options.pop("row_level_security", None)
-    return options
-
-
 def upgrade() -> None:
-    add_layout_origin(op, **_options())
+    add_layout_origin(op, **table_options())
 
 
 def downgrade() -> None:
-    drop_layout_origin(op, **_options())
+    drop_layout_origin(op, **table_options())
