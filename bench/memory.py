@@ -6,7 +6,7 @@
     seconds_to_first_publish  from the start of the process until a reader of the topic has the first event
 
 Memory is the resident set of the process in MiB: the most that it was, but of Debezium Server what it is after its
-events. CPU is seconds a minute.
+events. CPU is seconds a minute. The projector has the Python packages that its image has, and no more.
 """
 
 from __future__ import annotations
@@ -14,32 +14,41 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pulsar
 
 from bench.figures import Figures
-from bench.harness import debezium
+from bench.harness import debezium, image_environment
 from bench.harness.database import Database, own_database
 from bench.harness.process import Process
 from bench.harness.projector import projector
 from bench.harness.topics import Namespace, Topic, own_namespace
 
 PARTS = ("postgres", "pulsar")
-prepare = debezium.prepare
 ROWS_A_TRANSACTION = 100_000
 GOALS = {"idle_mb": "≤ 64", "loaded_mb": "≤ 96", "seconds_to_first_publish": "≤ 2"}
 UNITS = {"mb": "MiB", "cpu": "s/min", "publish": "s"}
 
 
+def prepare() -> None:
+    """What both sides run."""
+    debezium.prepare()
+    image_environment.prepare()
+
+
 def run(*, smoke: bool) -> Figures:
     """The figures."""
+    program = image_environment.projector_program(smoke=smoke)
     with (
         own_database() as database,
         own_namespace(deduplication=True) as namespace,
         own_namespace(deduplication=False) as plain,
     ):
-        bench = _Bench(database, namespace, plain, seconds=1 if smoke else 60)
+        bench = _Bench(database, namespace, plain, program, seconds=1 if smoke else 60)
         with_debezium = debezium.taken_along(smoke=smoke)
         for _ in range(1 if smoke else 3):
             bench.idle()
@@ -54,6 +63,7 @@ class _Bench:
     database: Database
     namespace: Namespace
     plain: Namespace
+    program: Sequence[str | Path]
     seconds: float
     samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -61,7 +71,7 @@ class _Bench:
         """From the start, over the first event, into idleness."""
         self.database.empty()
         self.database.insert(1)
-        with self.namespace.topic() as topic, projector(self.database.url, topic.name) as process:
+        with self.namespace.topic() as topic, self._projector(topic) as process:
             self.samples["seconds_to_first_publish"].append(_first_message(topic) - process.began)
             self._watch("idle", process)
 
@@ -70,9 +80,12 @@ class _Bench:
         self.database.empty()
         self.database.insert(rows, rows_a_transaction=ROWS_A_TRANSACTION)
         self.database.settle_down()
-        with self.namespace.topic() as topic, projector(self.database.url, topic.name) as process:
+        with self.namespace.topic() as topic, self._projector(topic) as process:
             topic.drained_by(process, 1)
             self._watch("loaded", process)
+
+    def _projector(self, topic: Topic) -> AbstractContextManager[Process]:
+        return projector(self.database.url, topic.name, program=self.program)
 
     def debezium(self, rows: int) -> None:
         """The same idleness of the peer."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.harness.database import TENANT
 from bench.harness.process import Process
 
-PROGRAM = Path(sys.executable).with_name("outbox-projector")
+PROGRAM = (Path(sys.executable).with_name("outbox-projector"),)
 
 
 @contextmanager
-def projector(database_url: str, topic: str, *, tenant: str = TENANT, **settings: str | int) -> Iterator[Process]:
+def projector(
+    database_url: str,
+    topic: str,
+    *,
+    tenant: str = TENANT,
+    program: Sequence[str | Path] = PROGRAM,
+    **settings: str | int,
+) -> Iterator[Process]:
     """Runs it; exactly once and in order, all else as it comes but for `settings`, by the names in docs/projector.md
     without the OUTBOX_."""
     variables = {
@@ -33,5 +40,5 @@ def projector(database_url: str, topic: str, *, tenant: str = TENANT, **settings
     env = clean | {f"OUTBOX_{name}": str(value) for name, value in variables.items()}
     with tempfile.TemporaryDirectory(prefix="bench-projector-") as folder:
         home = Path(folder)
-        with Process([PROGRAM, "run"], env=env, log=home / "log", cwd=home) as process:
+        with Process([*program, "run"], env=env, log=home / "log", cwd=home) as process:
             yield process

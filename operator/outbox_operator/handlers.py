@@ -7,7 +7,8 @@ nothing here can fail: retries are the queue's business.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -97,6 +98,22 @@ class _Backoffs:
 
     def __iter__(self) -> Iterator[float]:
         return chain((1.0, 1.0, 2.0), repeat(3.0))
+
+
+class NotOfKopf(Collection[asyncio.Task[Any]]):
+    """The tasks that kopf may not cancel at its end, when it ends all that it does not know to be somebody else's.
+
+    Of its own only watches can be left over then, where one of them has failed. They are known by their names.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return isinstance(task, asyncio.Task) and not task.get_name().startswith("watcher for ")
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return (task for task in asyncio.all_tasks() if task in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def settings() -> kopf.OperatorSettings:

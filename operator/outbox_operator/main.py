@@ -43,6 +43,9 @@ logger = structlog.get_logger(__name__)
 SHUTDOWN_SECONDS: Final = 15
 """For the looks that have begun; less than the 30 seconds that Kubernetes gives the pod."""
 
+REWATCH_SECONDS: Final = 1
+"""After watches that failed, besides the five that kopf takes to end them all."""
+
 
 async def run(settings: Settings) -> None:
     """Runs the operator until a signal ends it; raises when one of its parts fails."""
@@ -100,24 +103,22 @@ class Operator:
 
     async def _run(self, login: handlers.Login) -> None:
         workers = asyncio.create_task(self._work(), name="workers")
+        election = asyncio.create_task(self._election.run(), name="election")
         others = [
-            asyncio.create_task(part, name=name)
-            for name, part in (
-                ("election", self._election.run()),
-                ("resync", self._resync.run()),
-                ("watches", self._watch(login)),
-            )
+            asyncio.create_task(self._resync.run(), name="resync"),
+            asyncio.create_task(self._watch(login), name="watches"),
         ]
         stop = asyncio.create_task(self._stop.wait(), name="signal")
-        done, _ = await asyncio.wait([stop, workers, *others], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([stop, workers, election, *others], return_when=asyncio.FIRST_COMPLETED)
         logger.info("stopping", because=[task.get_name() for task in done])
         self._queue.stop()
         if done == {stop} and self._election.leading.is_set():
             await asyncio.wait([workers], timeout=SHUTDOWN_SECONDS)
         await _cancelled([workers, stop])
+        await _cancelled([election])
         await self._election.release()
         await _cancelled(others)
-        for task in (workers, *others):
+        for task in (workers, election, *others):
             if not task.cancelled() and (error := task.exception()):
                 raise error
         logger.info("stopped")
@@ -153,7 +154,15 @@ class Operator:
         return self._resync.overdue() or self._watches.dead()
 
     async def _watch(self, login: handlers.Login) -> None:
-        before = asyncio.all_tasks()
+        """For ever. kopf ends all watches when one is told of an error but 410: a new leader in etcd may be one."""
+        while True:
+            try:
+                await self._watch_until_failure(login)
+            except Exception as error:  # noqa: BLE001 - whatever it is; those of kopf are not public
+                logger.warning("watches failed", error=str(error), retry_in_seconds=REWATCH_SECONDS)
+                await asyncio.sleep(REWATCH_SECONDS)
+
+    async def _watch_until_failure(self, login: handlers.Login) -> None:
         tasks = await kopf.spawn_tasks(
             registry=handlers.registry(
                 cache=self._cache,
@@ -171,8 +180,7 @@ class Operator:
         # After kopf's own, which would end the watches first and take five seconds for it.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        # At its end kopf cancels every task that it does not know to be somebody else's.
-        await kopf.run_tasks(tasks, ignored=before)
+        await kopf.run_tasks(tasks, ignored=handlers.NotOfKopf())
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:

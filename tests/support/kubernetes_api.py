@@ -37,6 +37,12 @@ class ApiServer:
         """Statuses with which the next requests to list, watch or write are answered instead."""
         self.watches = 0
         """How many were begun."""
+        self._failure: Manifest | None = None
+
+    @property
+    def streams(self) -> int:
+        """How many watches there are now."""
+        return len(self._streams)
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -56,6 +62,15 @@ class ApiServer:
         """Every connection that a watch has breaks."""
         for stream in self._streams:
             stream.cancel()
+
+    def fail_the_watches(self, status: int) -> None:
+        """Every watch is told, in its stream, of an error other than a history that is gone."""
+        self._failure = {
+            "type": "ERROR",
+            "object": {"kind": "Status", "code": status, "message": "etcdserver: leader changed"},
+        }
+        for changed in self._changed:
+            changed.set()
 
     def forget(self) -> None:
         """The history is compacted: a watch that wants to go on from there is told 410 Gone."""
@@ -92,6 +107,7 @@ class ApiServer:
 
     async def _watch(self, request: web.Request, kind: Kind, *, since: int) -> web.StreamResponse:
         self.watches += 1
+        self._failure = None
         response = web.StreamResponse()
         await response.prepare(request)
         if since < self._latest and (not self._history or self._history[0][0] > since + 1):
@@ -121,6 +137,9 @@ class ApiServer:
                         line = json.dumps({"type": event["type"], "object": event["object"]})
                         await response.write(line.encode() + b"\n")
             await changed.wait()
+            if self._failure is not None:
+                await response.write(json.dumps(self._failure).encode() + b"\n")
+                return
 
     async def _get(self, request: web.Request) -> web.Response:
         try:

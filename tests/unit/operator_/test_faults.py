@@ -124,6 +124,16 @@ async def test_a_watch_that_is_refused_for_a_moment_is_tried_again(status: int) 
         await world.gets_its_children("globex")
 
 
+async def test_a_watch_that_is_told_of_an_error_begins_anew() -> None:
+    async with running() as world:
+        begun = world.api.watches
+        world.api.fail_the_watches(500)
+        world.create_tenant("globex")
+        await world.watches_all(begun)
+        await world.gets_its_children("globex")
+        assert world.api.streams == 6
+
+
 @pytest.mark.parametrize("status", [429, 500, 409])
 async def test_a_write_that_is_refused_for_a_moment_is_tried_again(status: int) -> None:
     async with running() as world:
