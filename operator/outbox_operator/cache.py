@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from outbox_operator.claims import Claims
 from outbox_operator.keys import OUTBOX_TENANT, Key, Kind, Manifest
+
+DELETIONS: Final = 10_000
+"""So many are remembered, 2 MB; more than happen while an answer is on its way."""
 
 
 class _Address(NamedTuple):
@@ -40,15 +43,18 @@ class Cache:
         self._entries: dict[_Address, _Entry] = {}
         self.claims = Claims()
         """Which rows the known OutboxTenants claim; an index, kept by this class."""
-        self._gone: dict[_Address, int] | None = None
-        """While a listing runs: what was deleted since, with the version of the deletion."""
+        self._gone: dict[_Address, int] = {}
+        """What was deleted last, with the version of the deletion: older news of it may still be on the way, as a part
+        of a list or as the answer to a write of our own."""
 
     def put(self, kind: Kind, obj: Manifest) -> bool:
-        """Remembers an object; False when the same or a newer version of it is known already."""
+        """Remembers an object; False when the same or a newer version of it is known already, or its deletion is."""
         address, version = _address(kind, obj), _version(obj)
         known = self._entries.get(address)
-        if known is not None and known.version >= version:
+        newest = self._gone.get(address, -1) if known is None else known.version
+        if newest >= version:
             return False
+        self._gone.pop(address, None)
         self._entries[address] = _Entry(version, msgspec.json.encode(_slim(obj)))
         if kind == OUTBOX_TENANT:
             self.claims.put(obj)
@@ -57,13 +63,15 @@ class Cache:
     def forget(self, kind: Kind, obj: Manifest) -> bool:
         """Drops an object that was deleted; False when it was not known, or a newer one of the same name is."""
         address, version = _address(kind, obj), _version(obj)
-        if self._gone is not None:
-            self._gone[address] = version
         known = self._entries.get(address)
-        if known is None or known.version > version:
+        if known is not None and known.version > version:
             return False
-        self._drop(address)
-        return True
+        self._gone[address] = version
+        if len(self._gone) > DELETIONS:
+            del self._gone[next(iter(self._gone))]
+        if known is not None:
+            self._drop(address)
+        return known is not None
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         entry = self._entries.get(_Address(kind.plural, namespace, name))
@@ -82,16 +90,12 @@ class Cache:
     def listing(self, kind: Kind) -> Iterator[Listing]:
         """Takes in a complete list of a kind. What is neither in it nor newer than its start is dropped at the end."""
         before = {a: entry.version for a, entry in self._entries.items() if a.plural == kind.plural}
-        self._gone = {}
-        try:
-            listing = Listing(self, kind, self._gone)
-            yield listing
-            for address in before.keys() - listing.seen:
-                entry = self._entries.get(address)
-                if entry is not None and entry.version == before[address]:
-                    self._drop(address)
-        finally:
-            self._gone = None
+        listing = Listing(self, kind)
+        yield listing
+        for address in before.keys() - listing.seen:
+            entry = self._entries.get(address)
+            if entry is not None and entry.version == before[address]:
+                self._drop(address)
 
     def _drop(self, address: _Address) -> None:
         del self._entries[address]
@@ -102,16 +106,14 @@ class Cache:
 class Listing:
     """One complete list while it comes in."""
 
-    def __init__(self, cache: Cache, kind: Kind, gone: dict[_Address, int]) -> None:
-        self._cache, self._kind, self._gone = cache, kind, gone
+    def __init__(self, cache: Cache, kind: Kind) -> None:
+        self._cache, self._kind = cache, kind
         self.seen: set[_Address] = set()
 
     def add(self, obj: Manifest) -> bool:
         """Takes in one object; False when it is no news."""
-        address = _address(self._kind, obj)
-        self.seen.add(address)
-        # The list may be older than the news that this object is gone.
-        return self._gone.get(address, -1) < _version(obj) and self._cache.put(self._kind, obj)
+        self.seen.add(_address(self._kind, obj))
+        return self._cache.put(self._kind, obj)
 
 
 def _address(kind: Kind, obj: Manifest) -> _Address:

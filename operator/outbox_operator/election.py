@@ -140,13 +140,17 @@ class Election:
         return self._at_most(RENEW_SECONDS) if self.leading.is_set() else STANDBY_SECONDS
 
     async def release(self) -> None:
-        """Gives the Lease back, so that a standby need not wait for its end. For when nothing is written any more."""
-        if not self.holds or self._seen is None:
+        """Gives the Lease back, so that a standby need not wait for its end. For when nothing is written any more, and
+        `run` has ended: it may have been in the middle of a renewal, so the Lease is read again.
+        """
+        if not self.holds:
             return
         self._renewed = None
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                await self._write(self._seen[0], holder="")
+                record = await self._read()
+                if record is not None and record.holder == self._me:
+                    await self._write(record, holder="")
         except (ClusterError, TimeoutError) as error:
             logger.warning("lease not given back", error=str(error))
 

@@ -54,6 +54,28 @@ def test_an_old_deletion_does_not_remove_a_new_object(cache: Cache) -> None:
     assert not cache.forget(OUTBOX_TENANT, obj(6))
 
 
+def test_what_was_written_before_its_deletion_does_not_come_back(cache: Cache) -> None:
+    """The answer to a write of our own may come after the watch has told that the object was deleted."""
+    cache.put(DEPLOYMENT, obj(5))
+    cache.forget(DEPLOYMENT, obj(7))
+    assert not cache.put(DEPLOYMENT, obj(6))
+    assert cache.get(DEPLOYMENT, "shop", "a") is None
+    assert cache.put(DEPLOYMENT, obj(8))
+
+
+def test_so_does_what_was_never_known(cache: Cache) -> None:
+    assert not cache.forget(DEPLOYMENT, obj(7))
+    assert not cache.put(DEPLOYMENT, obj(6))
+
+
+def test_only_so_many_deletions_are_remembered(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox_operator.cache.DELETIONS", 2)
+    for name in "abc":
+        cache.forget(DEPLOYMENT, obj(7, name))
+    assert cache.put(DEPLOYMENT, obj(6, "a"))
+    assert not cache.put(DEPLOYMENT, obj(6, "b"))
+
+
 def test_readers_get_a_copy(cache: Cache) -> None:
     cache.put(DEPLOYMENT, obj(1, spec={"x": 1}))
     first = cache.get(DEPLOYMENT, "shop", "a")

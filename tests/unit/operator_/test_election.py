@@ -99,6 +99,15 @@ async def test_a_given_back_lease_is_taken_at_the_next_look(world: World) -> Non
     assert (world.lease()["holderIdentity"], world.lease()["leaseTransitions"]) == ("b", 2)
 
 
+async def test_a_lease_is_given_back_though_the_answer_to_a_renewal_never_came(world: World) -> None:
+    a = world.replica("a")
+    await world.run(a, seconds=1)
+    spec = {**world.lease(), "renewTime": "2030-01-01T00:00:00.000000Z"}
+    world.cluster.create(LEASE, {"metadata": {"namespace": "outbox", "name": "outbox-operator"}, "spec": spec})
+    await a.release()
+    assert world.lease()["holderIdentity"] == ""
+
+
 async def test_a_dead_leader_is_followed_when_its_lease_has_run_out(world: World) -> None:
     a, b = world.replica("a"), world.replica("b")
     await world.run(a, b, seconds=5)
