@@ -28,6 +28,9 @@ LIST_KEYS: Final[Mapping[str, str]] = {
 }
 """Lists in our manifests that Kubernetes declares as maps, and the field that serves as key."""
 
+FALSE_BY_DEFAULT: Final = {"paused"}
+"""What we set to false only so that nobody sets it to true."""
+
 
 def difference(manifest: Manifest, live: Manifest | None) -> str | None:
     """Why `manifest` has to be applied over `live`, or None when there is no reason to."""
@@ -53,8 +56,8 @@ def _map_difference(wanted: Manifest, actual: Manifest, *, path: str) -> str | N
     for field, value in wanted.items():
         inner = f"{path}.{field}" if path else field
         if field not in actual:
-            # The API server drops what is empty. (What we set to false or 0 it keeps: that is not the default.)
-            if value in ({}, [], ""):
+            # The API server drops what is empty, and of what is false the default. (All else that is false it keeps.)
+            if value in ({}, [], "") or (value is False and field in FALSE_BY_DEFAULT):
                 continue
             return f"{inner} was removed"
         if found := _difference(value, actual[field], path=inner):

@@ -133,6 +133,7 @@ def _deployment(tenant: Manifest, *, image: str, replicas: int) -> Manifest:
         tenant,
         spec={
             "replicas": replicas,
+            "paused": False,  # after a `kubectl rollout pause` no change of the spec would reach the pods
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
             "selector": {"matchLabels": {LABEL: tenant["metadata"]["name"]}},

@@ -31,6 +31,7 @@ def live(manifest: Manifest) -> Manifest:
     pod["containers"][0]["terminationMessagePath"] = "/dev/termination-log"
     pod["volumes"][0]["secret"]["defaultMode"] = 420
     obj["status"] = {"replicas": 1}
+    del obj["spec"]["paused"]
     return obj
 
 
@@ -48,6 +49,11 @@ def test_defaults_and_additions_of_others_are_no_difference(manifest: Manifest, 
 def test_empty_values_that_the_api_server_drops_are_no_difference(manifest: Manifest, live: Manifest) -> None:
     manifest["spec"]["template"]["spec"] |= {"nodeSelector": {}, "tolerations": [], "priorityClassName": ""}
     assert difference(manifest, live) is None
+
+
+def test_a_rollout_that_was_paused_is_a_difference(manifest: Manifest, live: Manifest) -> None:
+    live["spec"]["paused"] = True
+    assert difference(manifest, live) == "spec.paused was changed"
 
 
 def test_missing(manifest: Manifest) -> None:
