@@ -83,6 +83,7 @@ async def run(settings: Settings) -> None:
             health=health,
             writer=writer,
             heartbeat_seconds=settings.status_interval_seconds,
+            carries=lambda: projector.carries,
         )
         if writer is not None:
             store = RequestStore(database, table, settings.tenant_id)

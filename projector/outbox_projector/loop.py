@@ -110,6 +110,11 @@ class LaneProjector:
             owned.wanted.set()
 
     @property
+    def carries(self) -> bool:
+        """Whether any lane is ours."""
+        return bool(self._owned)
+
+    @property
     def is_quiet(self) -> bool:
         """No event waits, and no other process would see one first: nothing is asked until `wake`, or the next look."""
         return self._quiet

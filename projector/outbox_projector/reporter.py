@@ -2,6 +2,9 @@
 
 It looks soon after the lanes have settled something or a connection came or went, and then in pauses that double up to
 a minute: what waits for long changes slowly, in proportion. It writes only what is material or due.
+
+Replicas of one tenant write one status. A replica that stands by, without a lane, has delivered nothing and would say
+so: as long as nothing is wrong with it and another one reports, it leaves the status alone.
 """
 
 from __future__ import annotations
@@ -10,9 +13,9 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import structlog
 
@@ -39,8 +42,11 @@ class StatusWriteFailed(Exception):
 
 
 class StatusWriter(Protocol):
-    """Where reports go. Raises StatusWriteFailed."""
+    """The OutboxTenant. latest: the whole object as the API server last showed it. Methods raise StatusWriteFailed."""
 
+    latest: Mapping[str, Any]
+
+    async def read(self) -> None: ...
     async def write(self, status: Status) -> None: ...
 
 
@@ -65,12 +71,14 @@ class Reporter:
         health: Health,
         writer: StatusWriter | None,
         heartbeat_seconds: float = 180.0,
+        carries: Callable[[], bool] = lambda: True,
         clock: Callable[[], datetime] = utc_now,
         uniform: Random = random.uniform,
         within: Callable[[float, asyncio.Event], Awaitable[None]] = _within,
     ) -> None:
         """writer: None when nobody wants reports. heartbeat_seconds: longest time between two writes.
 
+        carries: whether this process has a lane of the tenant.
         within: waits so many seconds for an event.
         """
         self._connect = connect
@@ -80,6 +88,9 @@ class Reporter:
         self._health = health
         self._writer = writer
         self._pace = Pace(heartbeat_seconds, uniform)
+        self._heartbeat = timedelta(seconds=heartbeat_seconds)
+        self._carries = carries
+        self._stands_by = False
         self._longest_pause = min(LATEST_SECONDS, heartbeat_seconds)  # or a heartbeat would be missed
         self._clock = clock
         self._uniform = uniform
@@ -114,7 +125,11 @@ class Reporter:
         await self._measure()
         if self._health.database.status != FALSE and self._broker_is_idle():
             await self._check_broker()
-        await self._write(due=last)
+        # At the end all lanes are given back already.
+        took_over = not last and self._stands_by and self._carries()
+        if not last:
+            self._stands_by = not self._carries()
+        await self._write(due=last or took_over)
 
     def _broker_is_idle(self) -> bool:
         """With rows waiting, the loop's own publish tells more than a check; unless all of them wait for later."""
@@ -154,7 +169,8 @@ class Reporter:
             self._unwritten = material
             return
         try:
-            await self._writer.write(status)
+            if not (self._stands_by and await self._another_reports(self._writer, now)):
+                await self._writer.write(status)
         except StatusWriteFailed as error:
             self._unwritten = True
             log.warning("status not written", cause=str(error))
@@ -162,3 +178,10 @@ class Reporter:
             self._unwritten = False
             self._pace.wrote(elapsed)
             self._written, self._written_at, self._written_total = status, now, self._health.sent_total
+
+    async def _another_reports(self, writer: StatusWriter, now: datetime) -> bool:
+        if FALSE in (self._health.database.status, self._health.broker.status):
+            return False
+        await writer.read()
+        reported = writer.latest.get("status", {}).get("projector", {}).get("reportedTime")
+        return reported is not None and now - datetime.fromisoformat(reported) < self._heartbeat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.health import Health
-from outbox_projector.report import Status
+from outbox_projector.report import Status, timestamp
 from outbox_projector.reporter import MEASURING_SHARE, Reporter, StatusWriteFailed
 from outbox_projector.store import Backlog
 
@@ -41,6 +42,11 @@ class ApiServer:
         self.written: list[Status] = []
         self.refuses = False
         self.asked = asyncio.Event()
+        self.latest: dict[str, Any] = {}
+        self.shown: dict[str, Any] = {}
+
+    async def read(self) -> None:
+        self.latest = self.shown
 
     async def write(self, status: Status) -> None:
         self.asked.set()
@@ -338,3 +344,68 @@ async def test_without_a_writer_the_health_is_kept_up_to_date(table: Any, bus: C
 
     assert health.backlog == NOTHING_WAITS
     assert health.knows_its_state
+
+
+class Replica:
+    """Whether it carries a lane."""
+
+    carries = False
+
+    def __call__(self) -> bool:
+        return self.carries
+
+
+@pytest.fixture
+def replica() -> Replica:
+    return Replica()
+
+
+@pytest.fixture
+def stands_by(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock: Any, replica: Replica) -> Reporter:
+    """Of a replica without a lane, with another one whose report is half a minute old."""
+    api.shown = {"status": {"projector": {"reportedTime": timestamp(clock() - timedelta(seconds=30))}}}
+    own = {"connect": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health, "writer": api}
+    return Reporter(**own, heartbeat_seconds=60, clock=clock, uniform=max, carries=replica)
+
+
+async def test_a_replica_that_stands_by_leaves_the_report_to_the_other(stands_by: Reporter, api: ApiServer) -> None:
+    await stands_by.report()
+    await stands_by.report(last=True)
+    assert api.written == []
+
+
+async def test_a_replica_that_stands_by_reports_when_no_other_does(
+    stands_by: Reporter, api: ApiServer, clock: Any
+) -> None:
+    await stands_by.report()
+    clock.advance(60)
+    await stands_by.report()
+    assert len(api.written) == 1
+
+
+async def test_the_only_replica_of_a_new_tenant_reports_before_it_has_a_lane(
+    stands_by: Reporter, api: ApiServer
+) -> None:
+    api.shown = {"status": {}}
+    await stands_by.report()
+    assert len(api.written) == 1
+
+
+async def test_a_replica_that_stands_by_reports_what_is_wrong(
+    stands_by: Reporter, api: ApiServer, health: Health
+) -> None:
+    health.database_failed(NO_DATABASE)
+    await stands_by.report()
+    assert len(api.written) == 1
+
+
+async def test_a_replica_that_takes_over_reports_at_once_and_until_its_end(
+    stands_by: Reporter, api: ApiServer, replica: Replica
+) -> None:
+    await stands_by.report()
+    replica.carries = True
+    await stands_by.report()
+    assert len(api.written) == 1
+    replica.carries = False  # the lanes are given back before the last report
+    await stands_by.report(last=True)
+    assert len(api.written) == 2
