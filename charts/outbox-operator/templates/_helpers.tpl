@@ -35,8 +35,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* An image of ours: {{ include "outbox-operator.image" (list . "projector") }} */}}
 {{- define "outbox-operator.image" -}}
 {{- $root := index . 0 -}}
-{{- if and (eq (index . 1) "projector") $root.Values.projectorImage -}}
-{{ $root.Values.projectorImage }}
+{{- $given := get $root.Values (printf "%sImage" (index . 1)) -}}
+{{- if $given -}}
+{{ $given }}
 {{- else -}}
 {{- printf "%s/%s:%s" $root.Values.image.repository (index . 1) (default $root.Chart.AppVersion $root.Values.image.tag) -}}
 {{- end -}}
