@@ -127,6 +127,7 @@ class Operator:
         await self._resync.done_once.wait()
         await self._election.leading.wait()
         self._take_over_rollouts()
+        logger.info("reconciling", tenants=len(self._cache.tenants()))
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(self._tell_when_caught_up())
             await self._queue.run()
