@@ -27,6 +27,8 @@ logger = structlog.get_logger(__name__)
 
 QUIET_SECONDS: Final = 3.0
 """Since a watch last told of what it found when it began; then it is through, and all others that began with it."""
+LONGEST_QUEST_SECONDS: Final = 60.0
+"""A watch that begins anew again and again does not put off the pass for ever."""
 OVERDUE_INTERVALS: Final = 3
 """Intervals without a complete list after which the process counts as unhealthy."""
 _FIRST: Final = Backoff(first_seconds=0.5, longest_seconds=8.0)
@@ -74,15 +76,17 @@ class Resync:
         self._asked.set()
 
     async def _due(self) -> None:
-        """Until the interval is over, or for QUIET_SECONDS nobody has asked any more."""
+        """Until the interval is over, or for QUIET_SECONDS nobody has asked any more, within LONGEST_QUEST_SECONDS."""
         try:
             await asyncio.wait_for(self._asked.wait(), self._interval_seconds)
         except TimeoutError:
             return
-        while self._asked.is_set():
-            self._asked.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), QUIET_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_QUEST_SECONDS):
+                while self._asked.is_set():
+                    self._asked.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._asked.wait(), QUIET_SECONDS)
 
     async def _first(self) -> None:
         """Until the API server, which may just be starting, has answered it. (The startup probe sets the end.)"""

@@ -111,6 +111,23 @@ async def test_a_pass_that_is_asked_for_comes_soon_and_is_repeated_when_it_fails
     running.cancel()
 
 
+async def test_a_pass_is_not_put_off_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a watch that begins anew again and again."""
+    monkeypatch.setattr("outbox_operator.resync.QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr("outbox_operator.resync.LONGEST_QUEST_SECONDS", 0.0)
+    fixture = Fixture()
+    running = asyncio.create_task(fixture.resync.run())
+    await fixture.resync.done_once.wait()
+    fixture.create(OUTBOX_TENANT, "shop", "acme")
+    fixture.resync.soon()
+
+    async def has_noticed() -> bool:
+        return fixture.cache.get(OUTBOX_TENANT, "shop", "acme") is not None
+
+    await eventually(has_noticed)
+    running.cancel()
+
+
 async def test_it_stays_inside_the_namespaces_it_was_given() -> None:
     fixture = Fixture("shop", "bank")
     for namespace in ("shop", "bank", "other"):
