@@ -61,9 +61,10 @@ class PostgresLaneStore:
         self._retries = retries
         self._topic_of = topic_of
         self._by_key = by_key
-        self._rows = Store(table, tenant_id, keep_sent=keep_sent)
+        self._rows = Store(table, tenant_id)
         self._low_water = LowWater(clock)
         self._sql = statements(__package__, "lanes.sql", table)
+        self._settled = self._sql["mark_sent" if keep_sent else "delete_sent"]
 
     async def open_flights(self, lease: Lease) -> list[Flight]:
         """See LaneStore. A flight of which no row is left, or none that can be read, is over."""
@@ -71,7 +72,7 @@ class PostgresLaneStore:
         async with self._held(lease) as connection:
             rows = await self._sql["open_flights"].rows(connection, self._lane(lease))
             flights = [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row["number"])]
-            await self._land(connection, lease, [flight for flight in flights if not flight.events])
+            await self._land(connection, lease, [flight for flight in flights if not flight.events], sent=())
             return [flight for flight in flights if flight.events]
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
@@ -100,16 +101,25 @@ class PostgresLaneStore:
 
     async def _settle(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> int:
         """Returns how many refused rows became ERR."""
-        await self._land(connection, lease, [*([turn.settled] if turn.settled else []), *turn.withdrawn])
         if turn.settled is None:
+            await self._land(connection, lease, turn.withdrawn, sent=())
             return 0
-        await self._rows.mark_sent(connection, [id_ for id_ in turn.settled.ids if id_ not in turn.refused])
+        sent = [id_ for id_ in turn.settled.ids if id_ not in turn.refused]
+        await self._land(connection, lease, [turn.settled, *turn.withdrawn], sent=sent)
         return await self._rows.mark_refused(connection, turn.refused, turn.settled.retry_counts, self._retries)
 
-    async def _land(self, connection: asyncpg.Connection, lease: Lease, over: Sequence[Flight]) -> None:
+    async def _land(
+        self, connection: asyncpg.Connection, lease: Lease, over: Sequence[Flight], *, sent: Collection[UUID]
+    ) -> None:
+        """sent: ids of the rows in them that the broker has."""
         if over:
-            topics, firsts = [flight.topic for flight in over], [flight.first_sequence for flight in over]
-            await self._sql["land"].run(connection, {**self._lane(lease), "topics": topics, "first_sequences": firsts})
+            values = {
+                **self._lane(lease),
+                "topics": [flight.topic for flight in over],
+                "first_sequences": [flight.first_sequence for flight in over],
+                "sent": sent,
+            }
+            await self._settled.run(connection, values)
 
     async def _look_for_low_water(self, connection: asyncpg.Connection) -> int:
         """The sequence number at which a claim begins to read."""

@@ -1,16 +1,5 @@
--- How rows are settled and measured. `outbox` stands for the configured table; the primary key serves the first three, the
--- index (tenant_id, status, seq) the others.
-
--- name: mark_sent
--- The broker has acknowledged these. All of them at one time: equal entries of the index outbox_sent are stored as one.
-UPDATE outbox
-SET status = 'SENT', sent_at = statement_timestamp(), last_error = NULL
-WHERE id = ANY (CAST(:ids AS uuid[]))
-
--- name: delete_sent
--- The same where nothing is kept: half the writing, and no vacuum of what would be deleted later anyway.
-DELETE FROM outbox
-WHERE id = ANY (CAST(:ids AS uuid[]))
+-- How rows are refused and measured. `outbox` stands for the configured table; the primary key serves the first, the index
+-- (tenant_id, status, seq) the others.
 
 -- name: mark_refused
 -- The bus does not take these: another attempt later, or ERR when there is none left. Of an ERR row `available_at` tells

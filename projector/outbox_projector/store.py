@@ -1,9 +1,9 @@
-"""The outbox table as the projector sees it: settle, measure. Each call is one statement of `queries.sql`."""
+"""The outbox table as the projector sees it: refuse, measure. Each call is one statement of `queries.sql`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -39,16 +39,9 @@ class Backlog:
 class Store:
     """Statements on one tenant's rows, each on the connection it is given."""
 
-    def __init__(self, table: Named, tenant_id: str, *, keep_sent: bool = True) -> None:
-        """keep_sent: whether a row that is sent stays in the table, marked; else it is deleted."""
+    def __init__(self, table: Named, tenant_id: str) -> None:
         self._tenant_id = tenant_id
         self._sql = statements(__package__, "queries.sql", table)
-        self._settle = self._sql["mark_sent" if keep_sent else "delete_sent"]
-
-    async def mark_sent(self, connection: asyncpg.Connection, ids: Collection[UUID]) -> None:
-        """NEW → SENT, or gone."""
-        if ids:
-            await self._settle.run(connection, {"ids": list(ids)})
 
     async def mark_refused(
         self,

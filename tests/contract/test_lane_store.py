@@ -153,6 +153,19 @@ async def test_refused_events_wait_or_become_err_and_the_others_are_sent(
     assert await rows.statuses() == ["NEW", "SENT", "ERR"]
 
 
+async def test_sent_rows_have_a_time_and_no_error(store: PostgresLaneStore, lease: Lease, rows: Rows) -> None:
+    await rows.insert(last_error="was refused once", retry_cnt=1)
+    flight = await claimed(store, lease)
+    waiting = await rows.insert()
+
+    await store.turn(lease, Turn(settled=flight))
+
+    first, second = await rows.all()
+    assert (first.status, first.last_error, first.retry_cnt) == ("SENT", None, 1)
+    assert first.sent_at >= first.created_at
+    assert (second.id, second.status, second.sent_at) == (waiting, "NEW", None)
+
+
 async def test_rows_of_a_withdrawn_flight_wait_again_under_new_ids(
     store: PostgresLaneStore, lease: Lease, rows: Rows
 ) -> None:

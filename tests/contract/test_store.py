@@ -39,21 +39,7 @@ async def connection(sessions: Sessions) -> AsyncIterator[Connection]:
 # settle
 
 
-async def test_sent_rows_have_a_time_and_no_error(store: Store, connection: Connection, rows: Rows) -> None:
-    sent = await rows.insert(last_error="was refused once", retry_cnt=1)
-    waiting = await rows.insert()
-
-    await store.mark_sent(connection, [sent])
-
-    first, second = await rows.all()
-    assert (first.status, first.last_error, first.retry_cnt) == ("SENT", None, 1)
-    assert first.sent_at >= first.created_at
-    assert (second.id, second.status, second.sent_at) == (waiting, "NEW", None)
-
-
 async def test_nothing_to_mark(store: Store, connection: Connection) -> None:
-    await store.mark_sent(connection, [])
-
     assert await store.mark_refused(connection, {}, {}, Retries()) == 0
 
 

@@ -62,7 +62,7 @@ def test_the_statements_are_all_of_them() -> None:
         "requeue",
         "acquire",
         "take_off",
-        "land",
+        "mark_sent",
     }
 
 
