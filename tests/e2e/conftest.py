@@ -42,7 +42,7 @@ def new_namespace() -> Iterator[Callable[[], Kubectl]]:
 
     yield make
     for kubectl in made:
-        kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+        kubectl("delete", "namespace", kubectl.namespace, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture

@@ -37,6 +37,10 @@ class Kubectl:
         """kubectl apply, with the strict validation that it does by default."""
         return self("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
 
+    def replace_raw(self, path: str, body: dict[str, Any]) -> str:
+        """A PUT to a path of the API server, as programs send it."""
+        return self("replace", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object."""
         found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))

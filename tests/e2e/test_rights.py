@@ -54,6 +54,18 @@ def test_a_projector(kubectl: Kubectl, apply_tenant: ApplyTenant) -> None:
     assert rights(kubectl, account, namespace="default") == set()
 
 
+def test_tokens_are_short_lived(kubectl: Kubectl, operator: Kubectl, apply_tenant: ApplyTenant) -> None:
+    """Bound to the pod, an hour each, renewed by the kubelet; no Secret holds one."""
+    tenant = apply_tenant()
+    tenant.is_ready()
+    for pod in (*tenant.pods(), *operator.items("pods", "app.kubernetes.io/name=outbox-operator")):
+        sources = [s for volume in pod["spec"]["volumes"] for s in volume.get("projected", {}).get("sources", ())]
+        tokens = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+        assert [token["expirationSeconds"] <= 3607 for token in tokens] == [True]
+    for namespace in (kubectl, operator):
+        assert all(s["type"] != "kubernetes.io/service-account-token" for s in namespace.items("secrets"))
+
+
 @pytest.mark.parametrize("served", ["own", "listed"])
 def test_an_operator_for_some_namespaces_has_no_rights_in_others(kubectl: Kubectl, served: str) -> None:
     values = "watchOwnNamespace=true" if served == "own" else f"watchNamespaces={{{kubectl.namespace}}}"
