@@ -50,6 +50,8 @@ class Observation:
     """The older OutboxTenant that claims the same rows, when there is one."""
     queued: bool = False
     """New pods wait, since too many other tenants are being rolled out."""
+    acting_since: datetime | None = None
+    """When this replica of the operator began to act: mostly after another, or after an API server that was away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,14 @@ class _Projector:
         self._conditions = by_type(status)
         self.patience = SILENT_INTERVALS * int(seen.tenant["spec"]["reporting"]["intervalSeconds"])
         self.reported = _time(status.get("projector", {}).get("reportedTime"))
+        # While the API server was away nobody could report: those that were well get their time anew.
+        was_well = self._conditions.get("Ready", {}).get("status") == "True"
+        reported = _latest(self.reported, seen.acting_since if was_well else None)
         # A projector that has just come up gets as much time for its first report as for any other.
-        heard = max((t for t in (self.reported, available_since) if t), default=None)
+        heard = _latest(reported, available_since)
         self.deadline = heard + timedelta(seconds=self.patience) if heard else None
         self.silent = self.deadline is not None and seen.now >= self.deadline
-        fresh = self.reported is not None and seen.now < self.reported + timedelta(seconds=self.patience)
+        fresh = reported is not None and seen.now < reported + timedelta(seconds=self.patience)
         self.fresh = fresh and {"DatabaseReachable", "BrokerReachable"} <= self._conditions.keys()
         self._exactly_once = seen.tenant["spec"]["delivery"]["guarantee"] == "ExactlyOnce"
 
@@ -282,3 +287,7 @@ def by_type(status: Manifest) -> dict[str, Any]:
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
+
+
+def _latest(*moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment is not None), default=None)

@@ -126,6 +126,7 @@ class Operator:
     async def _work(self) -> None:
         await self._resync.done_once.wait()
         await self._election.leading.wait()
+        self._reconciler.acting_since = _utc_now()
         self._take_over_rollouts()
         logger.info("reconciling", tenants=len(self._cache.tenants()))
         async with asyncio.TaskGroup() as group:

@@ -61,6 +61,8 @@ class Reconciler:
         self._events = events
         self._projector_image = projector_image
         self._now = now
+        self.acting_since: datetime | None = None
+        """Set by whoever makes it act."""
         self._wrote: set[Key] = set()
         self._as_wanted: dict[Key, _Basis] = {}
         """Tenants whose children were as they should be, and what that was found from. See `_apply_children`."""
@@ -87,7 +89,7 @@ class Reconciler:
         if failure is None and key in self._wrote and not conditions.is_told_of(tenant):
             return AGAIN_SECONDS
         deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
-        seen = Observation(tenant, deployment, self._now(), failure, delivered_by, queued)
+        seen = Observation(tenant, deployment, self._now(), failure, delivered_by, queued, self.acting_since)
         seconds = await self._apply_status(key, seen)
         if failure is not None:
             raise failure

@@ -325,6 +325,24 @@ def test_situation(
     assert verdicts(outcome) == {"Ready": ready, "Progressing": progressing, "Degraded": degraded}
 
 
+@pytest.mark.parametrize(
+    ("before", "acting_seconds", "ready"),
+    [
+        pytest.param("Delivering", 10, "True/Delivering", id="the API server was away, and so nobody could report"),
+        pytest.param("Delivering", 1000, "False/NotReporting", id="since then there was time enough"),
+        pytest.param("NotReporting", 10, "False/NotReporting", id="it was silent before"),
+    ],
+)
+def test_who_begins_to_act_takes_no_old_report_for_silence(
+    tenant: Build, before: str, acting_seconds: float, ready: str
+) -> None:
+    report = projector(age=3600)
+    said = condition("Ready", "True" if before == "Delivering" else "False", before)
+    seen = tenant(status={**report, "conditions": [*report["conditions"], said]})
+    outcome = evaluate(Observation(seen, RUNNING, NOW, acting_since=NOW - timedelta(seconds=acting_seconds)))
+    assert verdicts(outcome)["Ready"] == ready
+
+
 def test_a_rollout_that_waits_for_others_is_progress_and_no_trouble(tenant: Build) -> None:
     outcome = evaluate(Observation(tenant(status=projector()), RUNNING, NOW, queued=True))
     assert verdicts(outcome) == {
