@@ -38,6 +38,9 @@ FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW'
 -- their size as it is stored (`bytes_through`: of all up to this one).
 -- `statement_timestamp` is one moment for all comparisons. Within one statement a row's place in the table is as good as
 -- its key, and finds it without an index: a third of the whole.
+-- The planner goes by statistics, and those may be of a night in which nothing waited: then it takes whatever is read by the
+-- index of what waits for next to nothing, and loops over it. So what is joined is looked up in subqueries, which are
+-- hashed, and within coalesce a condition is none that the index could serve.
 WITH waiting AS MATERIALIZED (
     SELECT coalesce(ordering_key, aggregate_id) AS key, min(seq) AS seq
     FROM outbox
@@ -54,9 +57,10 @@ WITH waiting AS MATERIALIZED (
                OR coalesce((hashtext(coalesce(ordering_key, aggregate_id)) & 2147483647) % CAST(:lanes AS int)
                            = CAST(:lane AS int), false))
           AND id NOT IN (SELECT unnest(ids) FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane)
-          AND NOT EXISTS (SELECT FROM waiting
-                          WHERE waiting.key = coalesce(outbox.ordering_key, outbox.aggregate_id)
-                                AND waiting.seq < outbox.seq)
+          AND (coalesce(outbox.ordering_key, outbox.aggregate_id) NOT IN (SELECT key FROM waiting)
+               OR NOT EXISTS (SELECT FROM waiting
+                              WHERE waiting.key = coalesce(outbox.ordering_key, outbox.aggregate_id)
+                                    AND waiting.seq < outbox.seq))
           AND NOT (:hold_aggregates AND EXISTS (
               SELECT FROM outbox AS failed
               WHERE failed.tenant_id = :tenant_id AND failed.status = 'ERR'
@@ -75,13 +79,13 @@ WITH waiting AS MATERIALIZED (
     WHERE coalesce(bytes_before, 0) < :most_bytes
 ), locked AS MATERIALIZED (
     SELECT id FROM outbox
-    WHERE outbox.ctid = ANY (ARRAY(SELECT place FROM candidate)) AND status = 'NEW'
+    WHERE outbox.ctid = ANY (ARRAY(SELECT place FROM candidate)) AND coalesce(status, '') = 'NEW'
     FOR UPDATE SKIP LOCKED
 )
-SELECT candidate.id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at,
-       retry_cnt, bytes_through, locked.id IS NOT NULL AS is_locked
-FROM candidate LEFT JOIN locked ON locked.id = candidate.id
-ORDER BY candidate.seq
+SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at, retry_cnt,
+       bytes_through, id IN (SELECT id FROM locked) AS is_locked
+FROM candidate
+ORDER BY seq
 
 -- name: take_off
 -- A flight, and the next sequence id after it; never below the floor that the broker told.
