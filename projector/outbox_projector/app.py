@@ -20,6 +20,7 @@ from bento_outbox.channels import channel_of
 from bento_outbox.message_form import message_of
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.sql_files import Named, TableName, quoted_name
+from outbox_projector.at_least_once import AtLeastOnce
 from outbox_projector.bus_lane import publishers_on
 from outbox_projector.database import Database, FixedUrl, UrlFile, UrlSource
 from outbox_projector.deduplication import WatchedPublisher
@@ -130,22 +131,24 @@ def _projector(settings: Settings, table: Named, database: Database, bus: Messag
 def _publisher_of(
     settings: Settings, table: Named, bus: MessageBus, health: Health
 ) -> Callable[[Lease], LanePublisher]:
-    if settings.guarantee == "AtLeastOnce":
-        return publishers_on(bus)
     template = settings.pulsar_topic
-    return lambda lease: WatchedPublisher(
-        PulsarLanePublisher(
+    over_bus = publishers_on(bus)
+
+    def batches(lease: Lease, name: str | None) -> PulsarLanePublisher:
+        return PulsarLanePublisher(
             settings.pulsar_connection(),
-            producer_name=producer_name(settings.tenant_id, table, lease),
+            producer_name=name,
             lane=lease.lane,
             configured_topic=None if "{type}" in template else full_name(template.format(tenant=settings.tenant_id)),
             timeout_seconds=settings.pulsar_timeout_seconds,
             compression=settings.pulsar_compression,
             batching=settings.pulsar_batching,
             message_of=partial(message_of, cloudevents_source=settings.pulsar_cloudevents_source),
-        ),
-        health,
-    )
+        )
+
+    if settings.guarantee == "AtLeastOnce":
+        return lambda lease: AtLeastOnce(batches(lease, None), over_bus(lease))
+    return lambda lease: WatchedPublisher(batches(lease, producer_name(settings.tenant_id, table, lease)), health)
 
 
 def producer_name(tenant_id: str, table: Named, lease: Lease) -> str:

@@ -9,6 +9,9 @@ A lane has its topic (or its partition of it) to itself: opening a producer fenc
 name. So a lane without a partition of its own gets no producer. Partitions are addressed one by one, since the client's
 flush of a partitioned producer reports on the last partition only.
 
+Without a name a producer shares its topic, which has no partitions then, and the broker knows nothing of its ids from
+an earlier connection: at least once (`at_least_once.py`).
+
 Sending does not time out by itself (`send_timeout_millis=0`): a message that the client gave up may still be stored.
 Our own clock ends the wait, and with it the client; the flight stays open and is sent again under the same ids.
 """
@@ -57,6 +60,14 @@ CLOSE_SECONDS = 1.0
 """A client takes some milliseconds to close."""
 
 
+class TopicIsPartitioned(BusUnavailable):
+    """A flight cannot be one batch there: the client would spread it over the partitions, each with an answer."""
+
+
+def _exclusive(producer_name: str) -> dict[str, Any]:
+    return {"producer_name": producer_name, "access_mode": pulsar.ProducerAccessMode.ExclusiveWithFencing}
+
+
 class PulsarLanePublisher:
     """Opens the producers of one lane, all with the same name."""
 
@@ -64,7 +75,7 @@ class PulsarLanePublisher:
         self,
         connection: str | PulsarConnection,
         *,
-        producer_name: str,
+        producer_name: str | None,
         lane: int = 0,
         configured_topic: str | None = None,
         timeout_seconds: float = 10,
@@ -76,6 +87,7 @@ class PulsarLanePublisher:
 
         producer_name: of this lane for ever, and of no other lane; a new name would be sent everything again. Topics
             are given by their full names: a topic of two names would have two sequences of ids, and the broker one.
+            None: a topic without partitions is shared with any other producer, and nothing is deduplicated.
         lane: from 0; it takes the partition of this number.
         configured_topic: trouble with it is an outage; any other topic was chosen by rows, and they are refused.
         timeout_seconds: for a connection, a lookup, and from a flight to the broker's answer.
@@ -93,7 +105,10 @@ class PulsarLanePublisher:
         self._client: Any = None  # the client has no types
 
     async def open(self, topic: str) -> PulsarLaneProducer:
-        """The producer, with what the broker has of this lane. Raises BusUnavailable, FlightRefused."""
+        """The producer, with what the broker has of this lane. Raises BusUnavailable, FlightRefused.
+
+        TopicIsPartitioned: it cannot be shared.
+        """
         if not topic.rpartition("/")[2].strip():
             # The client would ask again and again until it times out, as if the broker were away.
             raise FlightRefused(Refusal(f"{PERMANENT['InvalidTopicName']}: {topic!r}", permanent=True))
@@ -122,12 +137,27 @@ class PulsarLanePublisher:
         return self._open(topic, by_key)
 
     def _open(self, topic: str, by_key: bool) -> pulsar.Producer:
-        if is_partition(topic):
-            sentence = f"topic {topic} is a single partition: name the topic, of which each lane has its own partition"
-            raise self._fault(topic, BusUnavailable(sentence, reason="BrokerRefused"))
         if self._client is None:
             self._client = self._connection.client(self._timeout)
         client = self._client  # `close` may come while this thread waits
+        if self._producer_name is None:
+            place, right = self._shared_place(client, topic), {}
+        else:
+            place, right = self._own_place(client, topic), _exclusive(self._producer_name)
+        options = producer_options(self._compression, "KeyBased" if by_key else "Default")
+        return client.create_producer(place, **right, **options, **_NEVER_CUT)
+
+    def _shared_place(self, client: pulsar.Client, topic: str) -> str:
+        first, *others = client.get_topic_partitions(topic)
+        if others or (is_partition(first) and not is_partition(topic)):
+            raise TopicIsPartitioned(f"topic {topic} has partitions", reason="BrokerRefused")
+        return topic
+
+    def _own_place(self, client: pulsar.Client, topic: str) -> str:
+        """The topic, or the lane's partition of it."""
+        if is_partition(topic):
+            sentence = f"topic {topic} is a single partition: name the topic, of which each lane has its own partition"
+            raise self._fault(topic, BusUnavailable(sentence, reason="BrokerRefused"))
         partitions = client.get_topic_partitions(topic)
         if self._lane >= len(partitions):
             raise self._fault(
@@ -138,17 +168,12 @@ class PulsarLanePublisher:
                     reason="BrokerRefused",
                 ),
             )
-        return client.create_producer(
-            partitions[self._lane],
-            producer_name=self._producer_name,
-            access_mode=pulsar.ProducerAccessMode.ExclusiveWithFencing,
-            **producer_options(self._compression, "KeyBased" if by_key else "Default"),
-            **_NEVER_CUT,
-        )
+        name: str = partitions[self._lane]
+        return name
 
     def _trouble(self, result: str, topic: str) -> BusUnavailable | FlightRefused | LeaseLost:
         """What an answer other than Ok means."""
-        if result == "ProducerFenced":
+        if result == "ProducerFenced" and self._producer_name is not None:
             return LeaseLost(f"another producer has taken over {topic}")
         if result in PERMANENT:
             return FlightRefused(Refusal(PERMANENT[result], permanent=True))

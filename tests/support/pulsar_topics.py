@@ -18,12 +18,13 @@ RECEIVE_TIMEOUT_MILLISECONDS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One message as a consumer gets it. event_time: in milliseconds since 1970; 0: none."""
+    """One message as a consumer gets it. event_time: in milliseconds since 1970; 0: none. entry: where it is stored."""
 
     payload: bytes
     key: str
     properties: dict[str, str]
     event_time: int
+    entry: tuple[int, int]
 
     @property
     def event_id(self) -> str:
@@ -108,6 +109,7 @@ def _received(message: pulsar.Message) -> Received:
         key=message.partition_key(),
         properties=dict(message.properties()),
         event_time=message.event_timestamp(),
+        entry=(message.message_id().ledger_id(), message.message_id().entry_id()),
     )
 
 
