@@ -126,11 +126,12 @@ class PostgresLaneStore:
         if self._holding["hold_aggregates"]:
             # A row that is requeued must come before the later ones of its key, wherever it is.
             return BOTTOM
-        if self._low_water.is_due():
+        begin = self._low_water.look_from()
+        if begin is not None:
             began = self._low_water.clock()
-            (seen,) = await self._sql["look"].rows(connection, self._tenant)
+            (seen,) = await self._sql["look"].rows(connection, {**self._tenant, "begin": begin})
             look = None if seen["lowest"] is None else Look(**seen)
-            self._low_water.looked(look, took=self._low_water.clock() - began)
+            self._low_water.looked(look, begin=begin, took=self._low_water.clock() - began)
         return self._low_water.mark
 
     async def _claim(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> Turned:

@@ -25,11 +25,11 @@ FROM (SELECT number, topic, first_sequence, ids, by_key
 ORDER BY flight.number, member.place
 
 -- name: look
--- The first row of all that waits, be it in a flight or held for later; and which transactions are open.
+-- The first row of all that waits from there on, be it in a flight or held for later; and which transactions are open.
 SELECT min(seq) AS lowest,
        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest_open,
        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_id
-FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW'
+FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :begin
 
 -- name: candidates
 -- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits

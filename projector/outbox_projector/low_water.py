@@ -10,9 +10,9 @@ of a look becomes the mark only when all transactions have ended that were open 
 number some microseconds before its transaction has an id, hence not those of the same look). A writer that stays open
 keeps the mark where it is: claims get slower then, but order does not suffer.
 
-What comes below the mark nevertheless is a failed row that is requeued. The next look finds it and lowers the mark. A
-look reads from the bottom: twice a second, and less often where that takes long, so that it costs no more than a
-twentieth of the time.
+So a look begins at the mark itself, twice a second. What comes below the mark nevertheless is a failed row that is
+requeued. It is found by a look from the bottom, which lowers the mark; that walks over all dead entries, so it comes
+less often where it takes long, and costs no more than a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -48,21 +48,32 @@ class LowWater:
         self.mark = BOTTOM
         self._looks: list[Look] = []
         self._flows = False
-        self._next_look = clock()
+        self._next_look = self._next_from_bottom = clock()
 
-    def is_due(self) -> bool:
-        """Whether to look now. While nothing flows claims begin at the bottom, and there is nothing to look for."""
-        return self._flows and self.clock() >= self._next_look
+    def look_from(self) -> int | None:
+        """Where a look has to begin now; None: none is due. While nothing flows there is nothing to look for."""
+        if not self._flows:
+            return None
+        if self.clock() >= self._next_from_bottom:
+            return BOTTOM
+        return self.mark if self.mark > BOTTOM and self.clock() >= self._next_look else None
 
     def claimed(self) -> None:
         """Rows flow."""
         self._flows = True
 
-    def looked(self, look: Look | None, *, took: float) -> None:
-        """Takes what was seen, None if no row waits, and the seconds that it took."""
-        self._next_look = self.clock() + max(LOOK_SECONDS, took / LOOKING_SHARE)
+    def looked(self, look: Look | None, *, begin: int, took: float) -> None:
+        """Takes what was seen from `begin` on, None if no row waits there, and the seconds that it took."""
+        pause = max(LOOK_SECONDS, took / LOOKING_SHARE)
+        if begin == BOTTOM:
+            self._next_from_bottom, self._next_look = self.clock() + pause, self.clock() + LOOK_SECONDS
+        else:
+            self._next_look = self.clock() + pause
         if look is None:
-            self.forget()
+            if begin == BOTTOM:
+                self.forget()
+            else:
+                self._next_from_bottom = self.clock()  # if anything waits, it is below
             return
         over = [number for number, earlier in enumerate(self._looks) if earlier.next_id <= look.oldest_open]
         if over and over[-1] > 0:

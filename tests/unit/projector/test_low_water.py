@@ -27,7 +27,7 @@ def low_water(clock: Clock) -> LowWater:
 def _marks(low_water: LowWater, *looks: Look | None) -> list[int]:
     marks = []
     for look in looks:
-        low_water.looked(look, took=0.0)
+        low_water.looked(look, begin=BOTTOM, took=0.0)
         marks.append(low_water.mark)
     return marks
 
@@ -60,23 +60,45 @@ def test_when_nothing_waits_claims_begin_at_the_bottom_and_it_does_not_look_unti
     look = Look(lowest=100, oldest_open=1, next_id=1)
     assert _marks(low_water, look, look, look, None)[-2:] == [100, BOTTOM]
     clock.now += 1000
-    assert not low_water.is_due()
+    assert low_water.look_from() is None
 
     low_water.claimed()
-    assert low_water.is_due()
+    assert low_water.look_from() == BOTTOM
     assert _marks(low_water, look) == [BOTTOM]
 
 
 @pytest.mark.parametrize(("took", "pause"), [(0.0, LOOK_SECONDS), (0.5, 10.0)])
-def test_it_looks_twice_a_second_and_less_often_where_that_takes_long(
+def test_it_looks_from_the_bottom_twice_a_second_and_less_often_where_that_takes_long(
     low_water: LowWater, clock: Clock, took: float, pause: float
 ) -> None:
-    low_water.looked(Look(lowest=100, oldest_open=1, next_id=1), took=took)
+    low_water.looked(Look(lowest=100, oldest_open=1, next_id=1), begin=BOTTOM, took=took)
     clock.now += pause - 0.01
-    assert not low_water.is_due()
+    assert low_water.look_from() is None
 
     clock.now += 0.01
-    assert low_water.is_due()
+    assert low_water.look_from() == BOTTOM
+
+
+def test_in_between_it_looks_from_the_mark(low_water: LowWater, clock: Clock) -> None:
+    """A session that somebody has forgotten may keep millions of dead entries below it."""
+    for number in range(1, 4):
+        low_water.looked(Look(lowest=100 * number, oldest_open=number, next_id=number), begin=BOTTOM, took=1.0)
+    assert low_water.look_from() is None
+    clock.now += LOOK_SECONDS
+    assert low_water.look_from() == low_water.mark == 100
+
+    low_water.looked(Look(lowest=400, oldest_open=4, next_id=4), begin=100, took=0.0)
+    assert low_water.mark == 200
+    clock.now += 20.0
+    assert low_water.look_from() == BOTTOM
+
+
+def test_when_nothing_waits_above_the_mark_it_looks_below_at_once(low_water: LowWater, clock: Clock) -> None:
+    for number in range(1, 4):
+        low_water.looked(Look(lowest=100 * number, oldest_open=number, next_id=number), begin=BOTTOM, took=1.0)
+    low_water.looked(None, begin=low_water.mark, took=0.0)
+    assert low_water.look_from() == BOTTOM
+    assert low_water.mark == 100
 
 
 @dataclass
@@ -89,10 +111,11 @@ class _Writers:
     open: dict[int, int] = field(default_factory=dict)  # id: row
     waiting: set[int] = field(default_factory=set)
 
-    def look(self) -> Look | None:
-        if not self.waiting:
+    def look(self, begin: int) -> Look | None:
+        from_there = [row for row in self.waiting if row >= begin]
+        if not from_there:
             return None
-        return Look(lowest=min(self.waiting), oldest_open=min([*self.open, self.ids]), next_id=self.ids)
+        return Look(lowest=min(from_there), oldest_open=min([*self.open, self.ids]), next_id=self.ids)
 
     def do(self, step: str, which: int) -> None:
         if step in ("begin", "write"):
@@ -131,7 +154,8 @@ def test_nothing_comes_below_it(steps: list[tuple[str, int]]) -> None:
     low_water, writers = LowWater(Clock()), _Writers()
     for step, which in steps:
         if step == "look":
-            low_water.looked(writers.look(), took=0.0)
+            begin = low_water.mark if which % 3 else BOTTOM
+            low_water.looked(writers.look(begin), begin=begin, took=0.0)
             writers.give_ids()
         else:
             writers.do(step, which)
