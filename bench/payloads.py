@@ -34,8 +34,9 @@ LARGE_EVENTS = {
     # Else its queue of 8,192 large events would not fit into its heap.
     "debezium.source.max.queue.size.in.bytes": str(64 << 20),
     # Else its sink puts a batch of large events into 64 MB of the client's memory, logs an error for each one that does
-    # not fit (MemoryBufferIsFullError), and goes on without it: those are lost.
-    "debezium.sink.pulsar.client.memoryLimitBytes": "0",
+    # not fit (MemoryBufferIsFullError), and goes on without it: those are lost. Without any limit (0) it is the same
+    # with the thousand messages that may be pending then (ProducerQueueIsFullError).
+    "debezium.sink.pulsar.client.memoryLimitBytes": str(256 << 20),
 }
 
 
