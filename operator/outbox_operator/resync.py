@@ -83,10 +83,9 @@ class Resync:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_QUEST_SECONDS):
-                while self._asked.is_set():
+                while True:
                     self._asked.clear()
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._asked.wait(), QUIET_SECONDS)
+                    await asyncio.wait_for(self._asked.wait(), QUIET_SECONDS)
 
     async def _first(self) -> None:
         """Until the API server, which may just be starting, has answered it. (The startup probe sets the end.)"""

@@ -132,7 +132,6 @@ def _publisher_of(
     settings: Settings, table: Named, bus: MessageBus, health: Health
 ) -> Callable[[Lease], LanePublisher]:
     template = settings.pulsar_topic
-    over_bus = publishers_on(bus)
 
     def batches(lease: Lease, name: str | None) -> PulsarLanePublisher:
         return PulsarLanePublisher(
@@ -147,6 +146,7 @@ def _publisher_of(
         )
 
     if settings.guarantee == "AtLeastOnce":
+        over_bus = publishers_on(bus)
         return lambda lease: AtLeastOnce(batches(lease, None), over_bus(lease))
     return lambda lease: WatchedPublisher(batches(lease, producer_name(settings.tenant_id, table, lease)), health)
 

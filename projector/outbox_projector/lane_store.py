@@ -72,7 +72,7 @@ class PostgresLaneStore:
         async with self._held(lease) as connection:
             rows = await self._sql["open_flights"].rows(connection, self._lane(lease))
             flights = [_flight(list(members)) for _, members in groupby(rows, key=lambda row: row["number"])]
-            await self._land(connection, lease, [flight for flight in flights if not flight.events], sent=())
+            await self._land(connection, lease, [flight for flight in flights if not flight.events])
             return [flight for flight in flights if flight.events]
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
@@ -102,14 +102,14 @@ class PostgresLaneStore:
     async def _settle(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> int:
         """Returns how many refused rows became ERR."""
         if turn.settled is None:
-            await self._land(connection, lease, turn.withdrawn, sent=())
+            await self._land(connection, lease, turn.withdrawn)
             return 0
         sent = [id_ for id_ in turn.settled.ids if id_ not in turn.refused]
         await self._land(connection, lease, [turn.settled, *turn.withdrawn], sent=sent)
         return await self._rows.mark_refused(connection, turn.refused, turn.settled.retry_counts, self._retries)
 
     async def _land(
-        self, connection: asyncpg.Connection, lease: Lease, over: Sequence[Flight], *, sent: Collection[UUID]
+        self, connection: asyncpg.Connection, lease: Lease, over: Sequence[Flight], *, sent: Collection[UUID] = ()
     ) -> None:
         """sent: ids of the rows in them that the broker has."""
         if over:

@@ -115,7 +115,8 @@ SET status = 'SENT', sent_at = statement_timestamp(), last_error = NULL
 WHERE id = ANY (CAST(:sent AS uuid[]))
 
 -- name: delete_sent
--- The same where nothing is kept: half the writing, and no vacuum of what would be deleted later anyway.
+-- The same where nothing is kept: half the writing, and no vacuum of what would be deleted later anyway. One statement for
+-- both would need the right to delete also where rows are marked.
 WITH landed AS (
     DELETE FROM outbox_flight
     USING unnest(CAST(:topics AS text[]), CAST(:first_sequences AS bigint[])) AS over (topic, first_sequence)

@@ -126,10 +126,8 @@ class Reporter:
         if self._health.database.status != FALSE and self._broker_is_idle():
             await self._check_broker()
         # At the end all lanes are given back already.
-        took_over = not last and self._stands_by and self._carries()
-        if not last:
-            self._stands_by = not self._carries()
-        await self._write(due=last or took_over)
+        stood_by, self._stands_by = self._stands_by, self._stands_by if last else not self._carries()
+        await self._write(due=last or (stood_by and not self._stands_by))
 
     def _broker_is_idle(self) -> bool:
         """With rows waiting, the loop's own publish tells more than a check; unless all of them wait for later."""
