@@ -24,9 +24,12 @@ from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
 from outbox_projector.store import Store, read_row
 
-FLIGHT_BYTES = 1_000_000
-"""Payload, key and properties of a flight; a single larger row flies alone. Far below every limit at which the client
-would cut a batch in two, which would break deduplication."""
+FLIGHT_BYTES = 3_000_000
+"""Payload, key and properties of a flight; a single larger row flies alone. Below every limit at which the client would
+cut a batch in two, which would break deduplication. With a third of it large events are a fifth to a third slower."""
+
+OTHER_BYTES = 700
+"""What a claim takes a row to need besides its payload: as `most_bytes` has it for names of usual lengths."""
 
 
 class PostgresLaneStore:
@@ -135,7 +138,7 @@ class PostgresLaneStore:
         return self._low_water.mark
 
     async def _claim(self, connection: asyncpg.Connection, lease: Lease, turn: Turn) -> Turned:
-        asked = {"lanes": lease.lanes, "limit": turn.limit, "most_bytes": FLIGHT_BYTES}
+        asked = {"lanes": lease.lanes, "limit": turn.limit, "most_bytes": FLIGHT_BYTES, "other_bytes": OTHER_BYTES}
         asked["low_water"] = await self._look_for_low_water(connection)
         rows = await self._sql["candidates"].rows(connection, {**self._lane(lease), **self._holding, **asked})
         if rows:
@@ -167,7 +170,7 @@ class PostgresLaneStore:
                 by_key=self._by_key,
                 size=size,
             ),
-            more=len(rows) == turn.limit or rows[-1]["bytes_through"] >= FLIGHT_BYTES or len(chosen) < len(events),
+            more=rows[-1]["more"] or len(chosen) < len(events),
             failed=failed,
         )
 

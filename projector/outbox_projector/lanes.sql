@@ -34,8 +34,8 @@ FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :begin
 -- name: candidates
 -- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits
 -- for another attempt holds back the later ones of its key, and so does one in ERR where that is wanted.
--- A thousand large payloads would be more than a process can hold, so it reads no more of them than just fill a flight, by
--- their size as it is stored (`bytes_through`: of all up to this one).
+-- A thousand large payloads would be more than a process can hold, so it reads no more of them than fit into a flight, at
+-- least one, by their size as it is stored (`bytes_through`: of all up to this one). `more`: whether another one follows.
 -- `statement_timestamp` is one moment for all comparisons. Within one statement a row's place in the table is as good as
 -- its key, and finds it without an index: a third of the whole.
 -- The planner goes by statistics, and those may be of a night in which nothing waited: then it takes whatever is read by the
@@ -48,8 +48,10 @@ WITH waiting AS MATERIALIZED (
     GROUP BY 1
 ), due AS (
     SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at,
-           retry_cnt, seq, outbox.ctid AS place, pg_column_size(payload) AS bytes,
-           sum(pg_column_size(payload)) OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+           retry_cnt, seq, outbox.ctid AS place,
+           row_number() OVER flight = 1 AS is_first,
+           sum(coalesce(pg_column_size(payload), 0) + :other_bytes) OVER flight AS bytes_through,
+           lead(seq) OVER flight IS NOT NULL AS more
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :low_water AND available_at <= statement_timestamp()
           -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.
@@ -66,6 +68,7 @@ WITH waiting AS MATERIALIZED (
               WHERE failed.tenant_id = :tenant_id AND failed.status = 'ERR'
                     AND coalesce(failed.ordering_key, failed.aggregate_id) = coalesce(outbox.ordering_key, outbox.aggregate_id)
                     AND failed.seq < outbox.seq))
+    WINDOW flight AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)
     ORDER BY seq
     LIMIT :limit
 ), candidate AS MATERIALIZED (
@@ -73,17 +76,16 @@ WITH waiting AS MATERIALIZED (
            ordering_key, topic,
            CASE WHEN NOT isfinite(created_at) OR created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'
                 THEN created_at END AS created_at,
-           coalesce(retry_cnt, 0) AS retry_cnt, seq, place,
-           coalesce(bytes_before + bytes, 0) AS bytes_through
+           coalesce(retry_cnt, 0) AS retry_cnt, seq, place, more
     FROM due
-    WHERE coalesce(bytes_before, 0) < :most_bytes
+    WHERE is_first OR bytes_through <= :most_bytes
 ), locked AS MATERIALIZED (
     SELECT id FROM outbox
     WHERE outbox.ctid = ANY (ARRAY(SELECT place FROM candidate)) AND coalesce(status, '') = 'NEW'
     FOR UPDATE SKIP LOCKED
 )
 SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at, retry_cnt,
-       bytes_through, id IN (SELECT id FROM locked) AS is_locked
+       more, id IN (SELECT id FROM locked) AS is_locked
 FROM candidate
 ORDER BY seq
 
