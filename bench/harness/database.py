@@ -20,11 +20,16 @@ from bento_outbox.schema import apply_schema
 TENANT = "bench"
 
 ROWS = """
-INSERT INTO outbox (tenant_id, aggregate_id, type, schema_id, schema_ver, payload)
-SELECT %(tenant)s, 'aggregate-' || n %% %(aggregates)s, 'bench.OrderPlaced', 'bench.OrderPlaced', 1,
+INSERT INTO outbox (id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload)
+SELECT {id}, %(tenant)s, 'aggregate-' || n %% %(aggregates)s, 'bench.OrderPlaced', 'bench.OrderPlaced', 1,
        jsonb_build_object('number', n, 'note', {note})
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
 """
+RISING_ID = """
+CAST(encode(overlay(uuid_send(gen_random_uuid()) PLACING substring(
+    int8send(CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)) FROM 3) FROM 1 FOR 6), 'hex') AS uuid)
+"""
+"""As the library gives them: milliseconds first, then random bits (but for the number of the version)."""
 FLAT = "repeat('x', %(bytes)s)"
 """Text of one letter: what a payload holds makes no difference where nothing is compressed."""
 VARIED = (
@@ -58,7 +63,7 @@ class Database:
         rows_a_transaction: int = 1_000_000,
     ) -> None:
         """Rows that wait, one after the other over all aggregates; `number` in the payload counts from `first`."""
-        statement = ROWS.format(note=VARIED if varied else FLAT)
+        statement = ROWS.format(id=RISING_ID, note=VARIED if varied else FLAT)
         for start in range(first, first + rows, rows_a_transaction):
             values = {
                 "tenant": tenant,
