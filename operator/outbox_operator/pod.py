@@ -19,6 +19,11 @@ from outbox_operator.keys import LABEL, Manifest, child_name
 
 TERMINATION_GRACE_SECONDS: Final = 30
 
+API_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN_SECONDS: Final = 3600
+"""How long a token is good for; the kubelet renews it before. One that Kubernetes mounts by itself is good for a year,
+for the sake of clients that never read it again."""
+
 PASSED_ON: Final = ("affinity", "imagePullSecrets", "nodeSelector", "priorityClassName", "tolerations")
 """Fields of spec.pod that are fields of a pod, under the same name."""
 
@@ -29,7 +34,7 @@ def pod_spec(tenant: Manifest, *, image: str) -> Manifest:
     return {
         **{name: own[name] for name in PASSED_ON if own.get(name)},
         "serviceAccountName": child_name(tenant["metadata"]["name"]),
-        "automountServiceAccountToken": True,
+        "automountServiceAccountToken": False,
         # Otherwise each Service of the namespace would become a handful of variables, some of them named like ours.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
@@ -53,10 +58,23 @@ def _volumes(tenant: Manifest) -> dict[str, Manifest]:
     """By the directories in which they are mounted."""
     secret = tenant["spec"]["database"]["urlSecretRef"]
     database = {"secretName": secret["name"], "optional": True, "items": [_item(secret["key"], secret["key"])]}
-    volumes: dict[str, Manifest] = {DATABASE_URL_DIRECTORY: {"name": "database", "secret": database}}
+    volumes: dict[str, Manifest] = {
+        DATABASE_URL_DIRECTORY: {"name": "database", "secret": database},
+        API_DIRECTORY: {"name": "api-access", "projected": {"sources": _api_access()}},
+    }
     if sources := _pulsar_sources(tenant):
         volumes[PULSAR_DIRECTORY] = {"name": "pulsar", "projected": {"sources": sources}}
     return volumes
+
+
+def _api_access() -> list[Manifest]:
+    """What every client looks for where Kubernetes would have mounted it."""
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    return [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [_item("ca.crt", "ca.crt")]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]
 
 
 def _pulsar_sources(tenant: Manifest) -> list[Manifest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from bento_outbox.pulsar_client import PulsarConnection
 from outbox_operator.keys import HASH_ANNOTATION, Key, controller_of
 from outbox_operator.manifests import children, selector, wanted_replicas
 from outbox_operator.pod import PASSED_ON
+from outbox_projector.kubernetes_status import SERVICE_ACCOUNT
 from outbox_projector.settings import Settings
 from tests.unit.operator_.conftest import schema
 
@@ -115,16 +117,14 @@ def test_the_environment_is_the_whole_configuration(tenant: Build) -> None:
 
 def test_the_secret_is_mounted_and_may_be_missing(tenant: Build) -> None:
     spec = tenant(database={"urlSecretRef": {"name": "db", "key": "DATABASE_URL"}})
-    assert pod(spec)["volumes"] == [
-        {
-            "name": "database",
-            "secret": {
-                "secretName": "db",
-                "optional": True,
-                "items": [{"key": "DATABASE_URL", "path": "DATABASE_URL"}],
-            },
-        }
-    ]
+    assert pod(spec)["volumes"][0] == {
+        "name": "database",
+        "secret": {
+            "secretName": "db",
+            "optional": True,
+            "items": [{"key": "DATABASE_URL", "path": "DATABASE_URL"}],
+        },
+    }
     assert environment(spec)["OUTBOX_DATABASE_URL_FILE"] == "/var/run/outbox/database/DATABASE_URL"
 
 
@@ -138,7 +138,7 @@ def test_secrets_for_pulsar_are_mounted_each_key_under_the_name_of_its_secret(te
         }
     )
 
-    assert pod(spec)["volumes"][1:] == [
+    assert pod(spec)["volumes"][2:] == [
         {
             "name": "pulsar",
             "projected": {
@@ -156,7 +156,7 @@ def test_secrets_for_pulsar_are_mounted_each_key_under_the_name_of_its_secret(te
             },
         }
     ]
-    assert pod(spec)["containers"][0]["volumeMounts"][1:] == [
+    assert pod(spec)["containers"][0]["volumeMounts"][2:] == [
         {"name": "pulsar", "mountPath": "/var/run/outbox/pulsar", "readOnly": True}
     ]
 
@@ -213,7 +213,11 @@ def test_credentials_for_pulsar_are_told_to_the_projector_as_files(
     assert found == environment(tenant(pulsar=secure)) | {
         f"OUTBOX_PULSAR_{name}": value for name, value in variables.items()
     }
-    assert {volume["name"] for volume in pod(tenant(pulsar=pulsar))["volumes"]} <= {"database", "pulsar"}
+    assert {volume["name"] for volume in pod(tenant(pulsar=pulsar))["volumes"]} <= {
+        "api-access",
+        "database",
+        "pulsar",
+    }
     values = {name.removeprefix("OUTBOX_").lower(): value for name, value in found.items()}
     settings = Settings.model_validate(values)
     assert isinstance(settings.pulsar_connection(), PulsarConnection)
@@ -224,6 +228,18 @@ def test_what_looks_like_a_variable_is_not_expanded_by_the_kubelet(tenant: Build
     assert environment(spec)["OUTBOX_PULSAR_TOPIC"] == "persistent://a/b/$$(OUTBOX_TENANT_ID)"
 
 
+def test_tokens_end_after_an_hour_and_lie_where_clients_look_for_them(tenant: Build) -> None:
+    """The one that Kubernetes mounts by itself would be good for a year."""
+    spec = pod(tenant())
+    [mount] = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "api-access"]
+    [volume] = [volume for volume in spec["volumes"] if volume["name"] == "api-access"]
+    sources = volume["projected"]["sources"]
+    [token] = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+    assert spec["automountServiceAccountToken"] is False
+    assert Path(mount["mountPath"]) == SERVICE_ACCOUNT
+    assert token == {"path": "token", "expirationSeconds": 3600}
+
+
 def test_the_pod_fits_the_restricted_profile(tenant: Build) -> None:
     spec = pod(tenant())
     container = spec["containers"][0]
@@ -231,7 +247,7 @@ def test_the_pod_fits_the_restricted_profile(tenant: Build) -> None:
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} == {"secret"}
+    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} == {"secret", "projected"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
 
