@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -48,8 +49,12 @@ def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def build_status(health: Health, *, events_per_second: float, now: datetime) -> Status:
-    """The fields of `status` that belong to the projector."""
+def build_status(health: Health, *, shown: Mapping[str, Any], events_per_second: float, now: datetime) -> Status:
+    """The fields of `status` that belong to the projector.
+
+    shown: the status as it is. A condition that has the same status there has it since then, and the last event is that
+    of whoever published: a restart, or the report of another replica, is no transition.
+    """
     projector: Status = {
         "eventsPerSecond": round(events_per_second),
         "reportedTime": timestamp(now),
@@ -62,15 +67,22 @@ def build_status(health: Health, *, events_per_second: float, now: datetime) -> 
             "oldestPendingSeconds": round(health.backlog.oldest_seconds),
             "errors": health.backlog.errors,
         }
+    published = shown.get("projector", {}).get("lastPublishedTime")
     if health.last_published is not None:
-        projector["lastPublishedTime"] = timestamp(health.last_published)
+        published = timestamp(health.last_published)
+    if published is not None:
+        projector["lastPublishedTime"] = published
+    since = {
+        (condition["type"], condition["status"]): condition["lastTransitionTime"]
+        for condition in shown.get("conditions", ())
+    }
     conditions = [
         {
             "type": condition.type,
             "status": condition.status,
             "reason": condition.reason,
             "message": condition.message,
-            "lastTransitionTime": timestamp(condition.since),
+            "lastTransitionTime": since.get((condition.type, condition.status), timestamp(condition.since)),
         }
         for condition in health.conditions
     ]

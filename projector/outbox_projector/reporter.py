@@ -161,12 +161,15 @@ class Reporter:
         now = self._clock()
         elapsed = (now - self._written_at).total_seconds()
         sent = self._health.sent_total - self._written_total
-        status = build_status(self._health, events_per_second=sent / max(elapsed, 1.0), now=now)
-        material = is_material(self._written, status)
-        if not due and not self._pace.allows(elapsed, material=material):
-            self._unwritten = material
-            return
         try:
+            if not self._writer.latest:
+                await self._writer.read()
+            shown = self._writer.latest.get("status", {})
+            status = build_status(self._health, shown=shown, events_per_second=sent / max(elapsed, 1.0), now=now)
+            material = is_material(self._written, status)
+            if not due and not self._pace.allows(elapsed, material=material):
+                self._unwritten = material
+                return
             if not (self._stands_by and await self._another_reports(self._writer, now)):
                 await self._writer.write(status)
         except StatusWriteFailed as error:

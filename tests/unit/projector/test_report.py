@@ -20,7 +20,7 @@ def test_the_status_of_a_projector_that_has_work_and_trouble(health: Health, clo
     health.broker_failed(BusUnavailable("Pulsar cannot be reached"))
     health.measured(Backlog(pending=12, errors=1, oldest_seconds=61.4))
 
-    assert build_status(health, events_per_second=3.4, now=clock()) == {
+    assert build_status(health, shown={}, events_per_second=3.4, now=clock()) == {
         "projector": {
             "pending": 12,
             "pendingIsLowerBound": False,
@@ -58,7 +58,7 @@ def test_the_status_of_a_projector_that_has_work_and_trouble(health: Health, clo
 
 
 def test_what_was_never_measured_is_left_out_instead_of_being_called_zero(health: Health, clock: Any) -> None:
-    status = build_status(health, events_per_second=0, now=clock())
+    status = build_status(health, shown={}, events_per_second=0, now=clock())
 
     assert status["projector"].keys() == {"eventsPerSecond", "reportedTime", "version"}
 
@@ -66,7 +66,25 @@ def test_what_was_never_measured_is_left_out_instead_of_being_called_zero(health
 def test_a_backlog_beyond_what_is_counted_says_so(health: Health, clock: Any) -> None:
     health.measured(Backlog(pending=COUNT_LIMIT, errors=0, oldest_seconds=0))
 
-    assert build_status(health, events_per_second=0, now=clock())["projector"]["pendingIsLowerBound"] is True
+    assert build_status(health, shown={}, events_per_second=0, now=clock())["projector"]["pendingIsLowerBound"] is True
+
+
+def test_a_restart_is_no_transition(health: Health, clock: Any) -> None:
+    health.broker_failed(BusUnavailable("Pulsar cannot be reached"))
+    shown = {
+        "projector": {"lastPublishedTime": "2025-12-24T18:00:00Z"},
+        "conditions": [
+            {"type": "BrokerReachable", "status": "False", "lastTransitionTime": "2025-12-25T00:00:00Z"},
+            {"type": "EventsFailing", "status": "False", "lastTransitionTime": "2025-12-25T00:00:00Z"},
+        ],
+    }
+
+    health.measured(Backlog(pending=0, errors=1, oldest_seconds=0))
+    status = build_status(health, shown=shown, events_per_second=0, now=clock())
+
+    since = {condition["type"]: condition["lastTransitionTime"] for condition in status["conditions"]}
+    assert (since["BrokerReachable"], since["EventsFailing"]) == ("2025-12-25T00:00:00Z", "2026-01-02T03:04:05Z")
+    assert status["projector"]["lastPublishedTime"] == "2025-12-24T18:00:00Z"
 
 
 def _status(*, reason: str = "Connected", **projector: int) -> Status:

@@ -203,6 +203,14 @@ async def test_the_first_report_is_written_at_once(reporter: Reporter, api: ApiS
     assert [status["projector"]["pending"] for status in api.written] == [0]
 
 
+async def test_before_the_first_report_it_reads_since_when_things_are_so(reporter: Reporter, api: ApiServer) -> None:
+    since = "2025-12-25T00:00:00Z"
+    api.shown = {"status": {"conditions": [{"type": "EventsFailing", "status": "False", "lastTransitionTime": since}]}}
+    await reporter.report()
+
+    assert [c["lastTransitionTime"] for c in api.written[0]["conditions"] if c["type"] == "EventsFailing"] == [since]
+
+
 async def test_without_news_the_next_write_is_the_heartbeat(reporter: Reporter, api: ApiServer, clock: Any) -> None:
     await reporter.report()
     clock.advance(59)
