@@ -51,7 +51,7 @@ class Observation:
     queued: bool = False
     """New pods wait, since too many other tenants are being rolled out."""
     acting_since: datetime | None = None
-    """When this replica of the operator began to act: mostly after another, or after an API server that was away."""
+    """When this replica of the operator began to act, if nobody did before: perhaps the API server was away."""
 
 
 @dataclass(frozen=True, slots=True)

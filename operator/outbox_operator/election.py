@@ -113,6 +113,8 @@ class Election:
         self._renewed: float | None = None
         """When the renewal that counts was sent; None while standing by."""
         self.leading = asyncio.Event()
+        self.ran_out = False
+        """Whether the Lease that we lead by had run out, not been given back: nobody led for a while."""
 
     @property
     def holds(self) -> bool:
@@ -176,6 +178,7 @@ class Election:
         self._seen = written, began
         self._renewed = began
         if not self.leading.is_set():
+            self.ran_out = record is not None and record.holder not in ("", self._me)
             logger.info("leading", lease=self._name, me=self._me, transitions=written.transitions)
             self.leading.set()
 

@@ -126,7 +126,8 @@ class Operator:
     async def _work(self) -> None:
         await self._resync.done_once.wait()
         await self._election.leading.wait()
-        self._reconciler.acting_since = _utc_now()
+        if self._election.ran_out:
+            self._reconciler.acting_since = _utc_now()
         self._take_over_rollouts()
         logger.info("reconciling", tenants=len(self._cache.tenants()))
         async with asyncio.TaskGroup() as group:
