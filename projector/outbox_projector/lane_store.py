@@ -24,7 +24,7 @@ from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
 from outbox_projector.store import Store, read_row
 
-FLIGHT_BYTES = 3_000_000
+FLIGHT_BYTES = 3 << 20
 """Payload, key and properties of a flight; a single larger row flies alone. Below every limit at which the client would
 cut a batch in two, which would break deduplication. With a third of it large events are a fifth to a third slower."""
 
