@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 from kubernetes.aio import client, config
+from kubernetes.utils.quantity import parse_quantity
 from yaml import YAMLError
 
 from outbox_operator import errors
@@ -156,6 +157,11 @@ class _Page(msgspec.Struct):
 
     items: list[msgspec.Raw]
     metadata: _PageMetadata
+
+
+def is_same_quantity(one: str | int, other: str | int) -> bool:
+    """Whether both are the same amount of cpu or memory, as 1024Mi and 1Gi are. ValueError if one is no quantity."""
+    return bool(parse_quantity(one) == parse_quantity(other))  # type: ignore[no-untyped-call]
 
 
 def _object(content: bytes | msgspec.Raw) -> Manifest:

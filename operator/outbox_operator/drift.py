@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from outbox_operator.cluster import is_same_quantity
 from outbox_operator.keys import HASH_ANNOTATION, Manifest
 
 LIST_KEYS: Final[Mapping[str, str]] = {
@@ -27,6 +28,9 @@ LIST_KEYS: Final[Mapping[str, str]] = {
     "volumes": "name",
 }
 """Lists in our manifests that Kubernetes declares as maps, and the field that serves as key."""
+
+QUANTITIES: Final = (".resources.requests", ".resources.limits")
+"""Maps of quantities: the API server stores them in another spelling than they were sent in."""
 
 FALSE_BY_DEFAULT: Final = {"paused"}
 """What we set to false only so that nobody sets it to true."""
@@ -60,6 +64,8 @@ def _map_difference(wanted: Manifest, actual: Manifest, *, path: str) -> str | N
             if value in ({}, [], "") or (value is False and field in FALSE_BY_DEFAULT):
                 continue
             return f"{inner} was removed"
+        if path.endswith(QUANTITIES) and is_same_quantity(value, actual[field]):
+            continue
         if found := _difference(value, actual[field], path=inner):
             return found
     return None

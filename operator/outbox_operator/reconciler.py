@@ -126,9 +126,9 @@ class Reconciler:
     async def _apply_child(self, key: Key, kind: Kind, manifest: Manifest) -> None:
         """Applies a child if it differs.
 
-        Something may change what we apply: an admission webhook that rewrites images, a quantity that is written in
-        another way. Then the child differs right after it was applied and always will; applying it for ever helps
-        nobody. So that very state is accepted until either side of it changes.
+        Something may change what we apply, such as an admission webhook that rewrites images. Then the child differs
+        right after it was applied and always will; applying it for ever helps nobody. So that very state is accepted
+        until either side of it changes.
         """
         live = self._cache.get(kind, key.namespace, manifest["metadata"]["name"])
         why = difference(manifest, live)

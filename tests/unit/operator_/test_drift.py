@@ -51,6 +51,20 @@ def test_empty_values_that_the_api_server_drops_are_no_difference(manifest: Mani
     assert difference(manifest, live) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [(1, "1"), ("0.5", "500m"), (".5", "500m"), ("1024Mi", "1Gi"), ("1e3", "1k"), ("1000m", "1")],
+)
+@pytest.mark.parametrize("purpose", ["requests", "limits"])
+def test_a_quantity_that_is_written_in_another_way_is_no_difference(
+    manifest: Manifest, live: Manifest, purpose: str, given: str | int, stored: str
+) -> None:
+    """The API server stores each in one spelling, whatever it was sent."""
+    container(manifest)["resources"] = {purpose: {"memory": given}}
+    container(live)["resources"] = {purpose: {"memory": stored}}
+    assert difference(manifest, live) is None
+
+
 def test_a_rollout_that_was_paused_is_a_difference(manifest: Manifest, live: Manifest) -> None:
     live["spec"]["paused"] = True
     assert difference(manifest, live) == "spec.paused was changed"
@@ -89,6 +103,10 @@ def may_escalate(live: Manifest) -> None:
     del container(live)["securityContext"]["allowPrivilegeEscalation"]
 
 
+def more_memory(live: Manifest) -> None:
+    container(live)["resources"]["limits"]["memory"] = "1Gi"
+
+
 def other_command(live: Manifest) -> None:
     container(live)["command"] = ["outbox-projector", "idle"]
 
@@ -113,6 +131,7 @@ def orphaned(live: Manifest) -> None:
             may_escalate,
             "spec.template.spec.containers[projector].securityContext.allowPrivilegeEscalation was removed",
         ),
+        (more_memory, "spec.template.spec.containers[projector].resources.limits.memory was changed"),
         (other_command, "spec.template.spec.containers[projector].command[1] was changed"),
         (without_label, "metadata.labels.app.kubernetes.io/name was removed"),
         (orphaned, "metadata.ownerReferences was removed"),
