@@ -272,6 +272,12 @@ def is_told_of(tenant: Manifest) -> bool:
     return "observedGeneration" in tenant.get("status", {})
 
 
+def is_observed(tenant: Manifest) -> bool:
+    """Whether the tenant's status is about its spec as it is."""
+    observed: bool = tenant.get("status", {}).get("observedGeneration") == tenant["metadata"]["generation"]
+    return observed
+
+
 def is_current(tenant: Manifest, status: Manifest) -> bool:
     """Whether the tenant has this status already, apart from what the projector adds to it."""
     live = tenant.get("status", {})

@@ -30,10 +30,10 @@ from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster, KubernetesCluster, credentials, load_configuration
 from outbox_operator.election import Election, LeadershipLost
 from outbox_operator.events import Recorder
-from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT, Key, child_name
+from outbox_operator.keys import Key
 from outbox_operator.reconciler import Reconciler
 from outbox_operator.resync import Resync
-from outbox_operator.rollouts import Rollouts, is_under_way
+from outbox_operator.rollouts import Rollouts
 from outbox_operator.settings import Settings
 from outbox_operator.watching import WatchMonitor
 from outbox_operator.workqueue import WorkQueue
@@ -72,12 +72,11 @@ class Operator:
             now=_utc_now,
         )
         self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
-        self._rollouts = Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add)
         self._reconciler = Reconciler(
             cluster=cluster,
             cache=self._cache,
             watches=self._watches,
-            rollouts=self._rollouts,
+            rollouts=Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add),
             events=Recorder(cluster, now=_utc_now),
             projector_image=settings.projector_image,
             now=_utc_now,
@@ -128,7 +127,7 @@ class Operator:
         await self._election.leading.wait()
         if self._election.ran_out:
             self._reconciler.acting_since = _utc_now()
-        self._take_over_rollouts()
+        self._reconciler.take_over_rollouts()
         logger.info("reconciling", tenants=len(self._cache.tenants()))
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(self._tell_when_caught_up())
@@ -139,14 +138,6 @@ class Operator:
         began = time.monotonic()
         await self._queue.caught_up()
         logger.info("caught up", tenants=len(self._cache.tenants()), seconds=round(time.monotonic() - began, 1))
-
-    def _take_over_rollouts(self) -> None:
-        """Those that were begun before us count, too. (A tenant's own image is its own business.)"""
-        for key in self._cache.tenants():
-            tenant = self._cache.get(OUTBOX_TENANT, *key)
-            deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
-            if tenant and deployment and "image" not in tenant["spec"] and is_under_way(deployment):
-                self._rollouts.found(key)
 
     async def _look(self, key: Key) -> float | None:
         if not self._election.holds:

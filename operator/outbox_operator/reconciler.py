@@ -28,7 +28,7 @@ from outbox_operator.conditions import Observation
 from outbox_operator.drift import difference
 from outbox_operator.events import Recorder, news
 from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
-from outbox_operator.rollouts import Rollouts, needs_a_place
+from outbox_operator.rollouts import Rollouts, is_under_way, needs_a_place, pod_hash
 from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
@@ -66,8 +66,23 @@ class Reconciler:
         self._wrote: set[Key] = set()
         self._as_wanted: dict[Key, _Basis] = {}
         """Tenants whose children were as they should be, and what that was found from. See `_apply_children`."""
+        self._refused: set[Key] = set()
+        """Tenants whose own change could not be applied yet, though their status tells of it as observed."""
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
+
+    def take_over_rollouts(self) -> None:
+        """Those that were begun before us count, too, unless they are of something that we want no more.
+
+        (A tenant's own image is its own business.)
+        """
+        for key in self._cache.tenants():
+            tenant = self._cache.get(OUTBOX_TENANT, *key)
+            live = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+            if tenant and live and "image" not in tenant["spec"] and is_under_way(live):
+                wanted = dict(manifests.children(tenant, image=self._projector_image, replicas=0))[DEPLOYMENT]
+                if pod_hash(live) == pod_hash(wanted):
+                    self._rollouts.found(key)
 
     async def reconcile(self, key: Key) -> float | None:
         """Returns after how many seconds another look is needed even if nothing happens, or None."""
@@ -76,16 +91,21 @@ class Reconciler:
         if tenant is None or "deletionTimestamp" in tenant["metadata"]:
             self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
             self._as_wanted.pop(key, None)
+            self._refused.discard(key)
             self._rollouts.end(key)
             return None
         failure: errors.ClusterError | None = None
         queued = False
         delivered_by = winner if (winner := self._cache.claims.winner(key)) != key else None
         replicas = manifests.wanted_replicas(tenant, delivered_by=delivered_by)
+        own_change = key in self._refused or not conditions.is_observed(tenant)
         try:
-            queued = await self._apply_children(key, tenant, replicas)
+            queued = await self._apply_children(key, tenant, replicas, own_change=own_change)
+            self._refused.discard(key)
         except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
             failure = error
+            if own_change:
+                self._refused.add(key)
         if failure is None and key in self._wrote and not conditions.is_told_of(tenant):
             return AGAIN_SECONDS
         deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
@@ -95,7 +115,7 @@ class Reconciler:
             raise failure
         return AGAIN_SECONDS if key in self._wrote else seconds
 
-    async def _apply_children(self, key: Key, tenant: Manifest, replicas: int) -> bool:
+    async def _apply_children(self, key: Key, tenant: Manifest, replicas: int, *, own_change: bool) -> bool:
         """Applies the children that differ; returns whether the pods have to wait.
 
         Most looks are for a report of the projector, which changes neither the spec nor a child: then there is nothing
@@ -106,7 +126,7 @@ class Reconciler:
             return False
         queued = False
         for kind, manifest in manifests.children(tenant, image=self._projector_image, replicas=replicas):
-            if kind == DEPLOYMENT and (queued := self._must_wait(key, tenant, manifest)):
+            if kind == DEPLOYMENT and not own_change and (queued := self._must_wait(key, manifest)):
                 continue
             await self._apply_child(key, kind, manifest)
         if not queued and key not in self._wrote:
@@ -118,10 +138,10 @@ class Reconciler:
         versions = (self._cache.version(kind, key.namespace, name) for kind in CHILDREN)
         return metadata["uid"], metadata["generation"], replicas, *versions
 
-    def _must_wait(self, key: Key, tenant: Manifest, deployment: Manifest) -> bool:
+    def _must_wait(self, key: Key, deployment: Manifest) -> bool:
         """Whether the pods keep running as they are for now, since those of many other tenants are being replaced."""
         live = self._cache.get(DEPLOYMENT, key.namespace, deployment["metadata"]["name"])
-        return needs_a_place(tenant, deployment, live) and not self._rollouts.begin(key)
+        return needs_a_place(deployment, live) and not self._rollouts.begin(key)
 
     async def _apply_child(self, key: Key, kind: Kind, manifest: Manifest) -> None:
         """Applies a child if it differs.

@@ -10,7 +10,7 @@ those need a place here, and there are only so many:
 
 A rollout that fails keeps its place on purpose: an image that does not start stops after that many tenants, which still
 deliver with their old pods, and the place comes free as soon as they are well again. Tenants without a running pod have
-nothing to lose and take no place.
+nothing to lose and take no place; neither do those whose last rollout has failed, which would keep it whatever we send.
 """
 
 from __future__ import annotations
@@ -58,11 +58,15 @@ def is_under_way(deployment: Manifest) -> bool:
     return not observed or status.get("replicas", 0) > status.get("updatedReplicas", 0)
 
 
-def needs_a_place(tenant: Manifest, wanted: Manifest, live: Manifest | None) -> bool:
-    """Whether applying this Deployment replaces running pods, and that not because the tenant's spec changed."""
-    if live is None or pod_hash(live) == pod_hash(wanted):
-        return False
-    if tenant.get("status", {}).get("observedGeneration") != tenant["metadata"]["generation"]:
+def has_failed(deployment: Manifest) -> bool:
+    """Whether the last rollout was given up, for whatever reason."""
+    conditions = deployment.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Progressing" and condition["status"] == "False" for condition in conditions)
+
+
+def needs_a_place(wanted: Manifest, live: Manifest | None) -> bool:
+    """Whether applying this Deployment, other than because the tenant's spec changed, needs a place."""
+    if live is None or pod_hash(live) == pod_hash(wanted) or has_failed(live):
         return False
     return bool(live.get("status", {}).get("readyReplicas"))
 

@@ -60,14 +60,15 @@ class World:
             now=lambda: self.now,
         )
 
-    async def restart(self) -> None:
+    async def restart(self, image: str = "image:1") -> None:
         """A new process: it knows nothing but what it lists."""
         self.cache = Cache()
-        self.reconciler = self.new_reconciler()
+        self.reconciler = self.new_reconciler(image)
         for kind in WATCHED:
             with self.cache.listing(kind) as listing:
                 async for obj in self.cluster.list(kind, None):
                     listing.add(obj)
+        self.reconciler.take_over_rollouts()
 
     def watch(self, event: str, kind: Kind, obj: Manifest) -> None:
         if event == "DELETED":
@@ -443,6 +444,64 @@ async def test_a_tenants_own_change_is_not_held_back(world: World) -> None:
     )
     await world.look(second)
     assert image_of(world, "globex") == "image:2"
+
+
+async def test_a_tenants_own_change_is_not_held_back_after_it_was_refused(world: World) -> None:
+    """The status tells of the refusal, and so of that generation."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    target = {"namespace": "shop", "name": "globex"}
+    world.cluster.create(OUTBOX_TENANT, {"metadata": target, "spec": {"delivery": {"batchSize": 7}}})
+    world.cluster.refusals[DEPLOYMENT] = Forbidden("exceeded quota: deployments")
+    with pytest.raises(Forbidden):
+        await world.look(second)
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look(second)
+    assert image_of(world, "globex") == "image:2"
+
+
+async def test_an_image_that_was_refused_reaches_so_many_tenants_at_a_time_all_the_same(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    world.cluster.refusals[DEPLOYMENT] = Forbidden("not from this registry")
+    for key in (first, second):
+        with pytest.raises(Forbidden):
+            await world.look(key)
+    del world.cluster.refusals[DEPLOYMENT]
+    for key in (first, second):
+        await world.look(key)
+    assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:2", "image:1")
+
+
+async def test_a_rollout_that_another_process_has_begun_keeps_its_place(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    await world.restart("image:2")
+    await world.look(second)
+    assert image_of(world, "globex") == "image:1"
+    all_pods_run(world, "acme")
+    await world.look(first)
+    assert world.woken == [second]
+
+
+async def test_a_rollout_that_failed_before_holds_up_no_other(world: World) -> None:
+    """Its own change does not start, and the old pod delivers: it would keep its place for ever."""
+    first, second = await two_that_run(world)
+    target = {"namespace": "shop", "name": "acme"}
+    world.cluster.create(OUTBOX_TENANT, {"metadata": target, "spec": {"resources": {"requests": {"cpu": "1000"}}}})
+    await world.look(first)
+    counts = {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}
+    failed = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    generation = world.read(DEPLOYMENT)["metadata"]["generation"]
+    status = {"observedGeneration": generation, **counts, "conditions": [failed]}
+    world.report(DEPLOYMENT, status, "kube-controller-manager")
+    await world.look(first)
+    await world.restart("image:2")
+    await world.look(first)
+    await world.look(second)
+    assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:2", "image:2")
 
 
 async def test_a_tenant_without_running_pods_has_nothing_to_lose(world: World) -> None:
