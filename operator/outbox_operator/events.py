@@ -3,9 +3,9 @@
 There is one when Ready or Degraded gets another reason, since that is when a person would want to look. The first state
 of a new tenant, and what a restarted operator finds as it was, are no news.
 
-Equal ones are one object: its name is made from the tenant and the reason, and when it happens again its count grows.
-A tenant that flaps costs one write a minute; what came between is in the count. An Event that can't be written is
-logged, and holds nothing up.
+Equal ones are one object: its name is made from the tenant, the reason and when it first happened, and when it happens
+again its count grows. A tenant that flaps costs one write a minute; what came between is in the count. Another process,
+which can't know the count, begins another object. An Event that can't be written is logged, and holds nothing up.
 """
 
 from __future__ import annotations
@@ -71,16 +71,17 @@ class Recorder:
 
     def __init__(self, cluster: Cluster, *, now: Callable[[], datetime]) -> None:
         self._cluster, self._now = cluster, now
-        self._series: OrderedDict[str, _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[str, str, str], _Series] = OrderedDict()
+        """By the tenant's uid, kind and reason."""
 
     async def record(self, tenant: Manifest, what: News) -> None:
         """Writes it, or counts it when it was written just now."""
         now = self._now().astimezone(UTC)
-        name = _name(tenant, what)
-        series = self._series.pop(name, None)
+        same = (tenant["metadata"]["uid"], what.kind, what.reason)
+        series = self._series.pop(same, None)
         if series is None or (now - series.last).total_seconds() > FORGET_SECONDS:
             series = _Series(first=now, last=now)
-        self._series[name] = series
+        self._series[same] = series
         if len(self._series) > REMEMBERED:
             self._series.popitem(last=False)
         series.last, series.count = now, series.count + 1
@@ -88,22 +89,22 @@ class Recorder:
             return
         series.written = now
         try:
-            await self._cluster.apply(EVENT, _manifest(tenant, what, name=name, series=series), force=True)
+            await self._cluster.apply(EVENT, _manifest(tenant, what, series), force=True)
         except ClusterError as error:
             logger.warning("event not written", reason=what.reason, error=str(error))
 
 
-def _name(tenant: Manifest, what: News) -> str:
-    digest = hashlib.sha256(f"{tenant['metadata']['uid']} {what.kind} {what.reason}".encode()).hexdigest()[:16]
-    return f"{tenant['metadata']['name']}.{digest}"
+def _name(tenant: Manifest, what: News, series: _Series) -> str:
+    told = f"{tenant['metadata']['uid']} {what.kind} {what.reason} {series.first.isoformat()}"
+    return f"{tenant['metadata']['name']}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 
-def _manifest(tenant: Manifest, what: News, *, name: str, series: _Series) -> Manifest:
+def _manifest(tenant: Manifest, what: News, series: _Series) -> Manifest:
     metadata = tenant["metadata"]
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,
-        "metadata": {"name": name, "namespace": metadata["namespace"]},
+        "metadata": {"name": _name(tenant, what, series), "namespace": metadata["namespace"]},
         "involvedObject": {
             "apiVersion": OUTBOX_TENANT.api_version,
             "kind": OUTBOX_TENANT.kind,
