@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 
 
 class Fixture:
-    def __init__(self, *namespaces: str) -> None:
+    def __init__(self, *namespaces: str, interval_seconds: float = 600) -> None:
         self.cluster, self.cache, self.clock = InMemoryCluster(), Cache(), ManualClock()
         self.looked: list[Key] = []
         self.queue = WorkQueue[Key](self.look, workers=1, clock=self.clock, random=lambda: 0.5)
@@ -32,7 +32,7 @@ class Fixture:
             queue=self.queue,
             watches=WatchMonitor(self.clock),
             namespaces=namespaces,
-            interval_seconds=600,
+            interval_seconds=interval_seconds,
             clock=self.clock,
         )
 
@@ -103,6 +103,20 @@ async def test_a_pass_that_is_asked_for_comes_soon_and_is_repeated_when_it_fails
 
     monkeypatch.setattr(fixture.cluster, "list", fails_twice)
     fixture.resync.soon()
+
+    async def has_noticed() -> bool:
+        return fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+    await eventually(has_noticed)
+    running.cancel()
+
+
+async def test_a_pass_comes_with_time_though_nobody_asks() -> None:
+    fixture = Fixture(interval_seconds=0.01)
+    fixture.create(DEPLOYMENT, "shop", "acme-projector")
+    running = asyncio.create_task(fixture.resync.run())
+    await fixture.resync.done_once.wait()
+    fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
 
     async def has_noticed() -> bool:
         return fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
