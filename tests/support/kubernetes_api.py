@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -31,21 +32,28 @@ class ApiServer:
         self.cluster.listeners.append(self._remember)
         self._latest = 0
         self._history: list[tuple[int, Manifest]] = []
-        self._changed: set[asyncio.Event] = set()
+        self._told: dict[asyncio.Event, Kind] = {}
+        """What each watch waits for, and the kind it is about."""
         self._streams: set[asyncio.Task[Any]] = set()
         self.refusals: deque[int] = deque()
         """Statuses with which the next requests to list, watch or write are answered instead."""
+        self.lost_answers = 0
+        """So many writes from now on are done, and the connection breaks instead of an answer."""
+        self.token: str | None = None
+        """Who brings another is refused. None: nobody is asked."""
+        self.unauthorized: list[str] = []
+        """What was asked for with another token: "GET /apis"."""
         self.watches = 0
         """How many were begun."""
         self._failure: Manifest | None = None
 
     @property
-    def streams(self) -> int:
-        """How many watches there are now."""
-        return len(self._streams)
+    def watched(self) -> list[str]:
+        """The kinds of the watches that there are now and that are not mute."""
+        return sorted(kind.plural for kind in self._told.values())
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._authenticated])
         app.router.add_get("/api", self._api_versions)
         app.router.add_get("/apis", self._groups)
         for prefix in ("/api/{version}", "/apis/{group}/{version}"):
@@ -63,13 +71,18 @@ class ApiServer:
         for stream in self._streams:
             stream.cancel()
 
+    def mute(self, *kinds: Kind) -> None:
+        """Nothing more arrives over the watches of these kinds that there are now; their connections stay open."""
+        for changed in [changed for changed, kind in self._told.items() if kind in kinds]:
+            del self._told[changed]
+
     def fail_the_watches(self, status: int) -> None:
         """Every watch is told, in its stream, of an error other than a history that is gone."""
         self._failure = {
             "type": "ERROR",
             "object": {"kind": "Status", "code": status, "message": "etcdserver: leader changed"},
         }
-        for changed in self._changed:
+        for changed in self._told:
             changed.set()
 
     def forget(self) -> None:
@@ -77,6 +90,15 @@ class ApiServer:
         self._history.clear()
 
     # --- what it answers
+
+    @web.middleware
+    async def _authenticated(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self.token is not None and request.headers.get("Authorization", "").split()[-1:] != [self.token]:
+            self.unauthorized.append(f"{request.method} {request.path}")
+            return _failure(401, "Unauthorized")
+        return await handler(request)
 
     async def _api_versions(self, _: web.Request) -> web.Response:
         return web.json_response({"versions": ["v1"]})
@@ -127,19 +149,22 @@ class ApiServer:
 
     async def _stream(self, response: web.StreamResponse, kind: Kind, since: int) -> None:
         changed = asyncio.Event()
-        self._changed.add(changed)
-        while True:
-            changed.clear()
-            for version, event in list(self._history):
-                if version > since:
-                    since = version
-                    if event["kind"] == kind:
-                        line = json.dumps({"type": event["type"], "object": event["object"]})
-                        await response.write(line.encode() + b"\n")
-            await changed.wait()
-            if self._failure is not None:
-                await response.write(json.dumps(self._failure).encode() + b"\n")
-                return
+        self._told[changed] = kind
+        try:
+            while True:
+                changed.clear()
+                for version, event in list(self._history):
+                    if version > since:
+                        since = version
+                        if event["kind"] == kind:
+                            line = json.dumps({"type": event["type"], "object": event["object"]})
+                            await response.write(line.encode() + b"\n")
+                await changed.wait()
+                if self._failure is not None:
+                    await response.write(json.dumps(self._failure).encode() + b"\n")
+                    return
+        finally:
+            self._told.pop(changed, None)
 
     async def _get(self, request: web.Request) -> web.Response:
         try:
@@ -160,12 +185,15 @@ class ApiServer:
                 applied = await self.cluster.apply(_kind(request), manifest, force=force, manager=manager)
         except errors.ClusterError as error:
             return _failure(STATUS[type(error)], str(error))
+        if _kind(request) != LEASE and self.lost_answers and request.transport is not None:
+            self.lost_answers -= 1
+            request.transport.abort()
         return web.json_response(applied)
 
     def _remember(self, event: str, kind: Kind, obj: Manifest) -> None:
         self._latest = int(obj["metadata"]["resourceVersion"])
         self._history.append((self._latest, {"type": event, "kind": kind, "object": obj}))
-        for changed in self._changed:
+        for changed in self._told:
             changed.set()
 
     def _refusal(self) -> web.Response | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
+from kubernetes.aio.config import incluster_config
 
 from outbox_operator import errors
-from outbox_operator.cluster import KubernetesCluster, credentials
+from outbox_operator.cluster import KubernetesCluster, credentials, load_configuration
 from outbox_operator.keys import DEPLOYMENT, OUTBOX_TENANT
 
 DEPLOYMENTS = "/apis/apps/v1/namespaces/shop/deployments"
@@ -130,3 +134,22 @@ async def test_credentials_for_the_watches_are_those_of_the_client() -> None:
     configuration.api_key["BearerToken"] = "bearer s3cret"
     found = await credentials(configuration)
     assert (found.host, found.ca_path, found.token, found.insecure) == ("https://api:6443", "/ca.crt", "s3cret", False)
+
+
+async def test_in_a_pod_a_token_that_was_renewed_is_used_within_the_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is good for an hour, and the kubelet writes the next one long before that."""
+    now = datetime(2026, 3, 1, 12)
+    clock = SimpleNamespace(now=lambda: now)
+    monkeypatch.setattr(incluster_config, "datetime", SimpleNamespace(datetime=clock, timedelta=timedelta))
+    for name, variable in (("token", "SERVICE_TOKEN_FILENAME"), ("ca.crt", "SERVICE_CERT_FILENAME")):
+        (tmp_path / name).write_text("first")
+        monkeypatch.setattr(incluster_config, variable, str(tmp_path / name))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    configuration = await load_configuration()
+    assert (await credentials(configuration)).token == "first"
+    (tmp_path / "token").write_text("second")
+    now += timedelta(minutes=1)
+    assert (await credentials(configuration)).token == "second"
