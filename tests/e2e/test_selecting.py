@@ -1,4 +1,4 @@
-"""OutboxTenants are found by what they say, by the API server and not by whoever lists them all."""
+"""OutboxTenants are found by what they say, by the API server and not by whoever lists them all; and what it lists."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def test_tenants_are_selected_by_their_fields(apply_tenant: ApplyTenant, kubectl
 def test_what_cannot_be_selected_by_is_said(kubectl: Kubectl) -> None:
     with pytest.raises(Refused, match=r"field label not supported: spec\.replicas"):
         selected(kubectl, "spec.replicas=1")
+
+
+def test_they_are_of_the_category_of_the_product(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    tenant = apply_tenant(state="Paused")
+    assert kubectl("get", "bento", "-o", "name").split() == [f"outboxtenant.outbox.bento.dev/{tenant.name}"]
+
+
+def test_the_columns(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    def columns(*options: str) -> list[str]:
+        return kubectl("get", "obt", *options).splitlines()[0].split()
+
+    apply_tenant(state="Paused")
+    usual = ["NAME", "TENANT", "READY", "REASON", "PENDING", "LAG", "ERR", "AGE"]
+    assert columns() == usual
+    assert columns("-o", "wide") == [*usual, "STATE", "REPLICAS", "RATE", "PUBLISHED", "REPORTED", "MESSAGE"]
