@@ -28,6 +28,20 @@ def pulsar(**fields: Any) -> Manifest:
     return {"pulsar": {**VALID["pulsar"], **fields}}
 
 
+def pod(**fields: Any) -> Manifest:
+    return {"pod": fields}
+
+
+def node_affinity(**expression: Any) -> Manifest:
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", **expression}]}]}
+    return pod(affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}})
+
+
+def pod_affinity(kind: str = "podAffinity", /, **selector: Any) -> Manifest:
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": selector}
+    return pod(affinity={kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}})
+
+
 @pytest.mark.parametrize(
     ("spec", "field", "says"),
     [
@@ -124,6 +138,156 @@ def pulsar(**fields: Any) -> Manifest:
             "must not begin with outbox.bento.dev/",
             id="a label of the operator's",
         ),
+        pytest.param(
+            {"delivery": {"ordering": "None", "onError": "HoldAggregate"}},
+            "spec.delivery",
+            "delivery.onError HoldAggregate keeps an order, so delivery.ordering must be Aggregate",
+            id="held back without an order",
+        ),
+        pytest.param(
+            pod(labels={"app.kubernetes.io/name": "other"}),
+            "spec.pod.labels",
+            "must not begin with outbox.bento.dev/ or app.kubernetes.io/",
+            id="a common label, which is the operator's",
+        ),
+        pytest.param(
+            pod(annotations={"outbox.bento.dev/mine": "x"}),
+            "spec.pod.annotations",
+            "pod.annotations must not begin with outbox.bento.dev/",
+            id="an annotation of the operator's",
+        ),
+        pytest.param(
+            pod(serviceAccountAnnotations={"outbox.bento.dev/mine": "x"}),
+            "spec.pod.serviceAccountAnnotations",
+            "pod.serviceAccountAnnotations must not begin with outbox.bento.dev/",
+            id="an annotation of a ServiceAccount that is the operator's",
+        ),
+        *(
+            pytest.param(
+                pod(labels={name: "x"}),
+                "spec.pod.labels",
+                "pod.labels must have names such as team or example.com/team",
+                id=f"a label named {name[:20]}",
+            )
+            for name in ("a team", "Example.com/team", "a..b/team", "a/b/c", "-team", "t" * 64)
+        ),
+        *(
+            pytest.param(
+                pod(**{field: {"a team": "x"}}),
+                f"spec.pod.{field}",
+                f"pod.{field} must have names such as team or example.com/team",
+                id=f"a name in {field}",
+            )
+            for field in ("annotations", "serviceAccountAnnotations", "nodeSelector")
+        ),
+        pytest.param(pod(labels={"team": "a b"}), "spec.pod.labels.team", "should match", id="value of a label"),
+        pytest.param(pod(labels={"team": "-"}), "spec.pod.labels.team", "should match", id="a label that is a dash"),
+        pytest.param(
+            pod(nodeSelector={"disk": "a b"}),
+            "spec.pod.nodeSelector.disk",
+            "should match",
+            id="value of a node's label",
+        ),
+        pytest.param(
+            pod(imagePullSecrets=[{"name": "My_Registry"}]),
+            "spec.pod.imagePullSecrets[0].name",
+            "should match",
+            id="name of a pull secret",
+        ),
+        pytest.param(
+            pod(priorityClassName="Very High"), "spec.pod.priorityClassName", "should match", id="name of a priority"
+        ),
+        pytest.param(
+            pod(topologySpread=[{"topologyKey": "a zone"}]),
+            "spec.pod.topologySpread[0].topologyKey",
+            "should match",
+            id="name of a topology",
+        ),
+        *(
+            pytest.param(
+                pod_affinity(kind, matchExpressions=[{"key": "size", "operator": "Gt", "values": ["1"]}]),
+                f"spec.pod.affinity.{kind}.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector"
+                ".matchExpressions[0].operator",
+                'supported values: "In", "NotIn", "Exists", "DoesNotExist"',
+                id=f"{kind} greater than",
+            )
+            for kind in ("podAffinity", "podAntiAffinity")
+        ),
+        pytest.param(
+            pod_affinity(matchExpressions=[{"key": "team", "operator": "In"}]),
+            "labelSelector.matchExpressions[0]",
+            "must have values, but none with the operators Exists and DoesNotExist",
+            id="pods by no value",
+        ),
+        pytest.param(
+            pod_affinity(matchExpressions=[{"key": "team", "operator": "In", "values": ["a b"]}]),
+            "labelSelector.matchExpressions[0].values[0]",
+            "should match",
+            id="pods by what is no value",
+        ),
+        pytest.param(
+            pod_affinity(matchLabels={"a team": "x"}),
+            "labelSelector.matchLabels",
+            "matchLabels must have names such as team or example.com/team",
+            id="pods by what is no name",
+        ),
+        pytest.param(
+            node_affinity(operator="In", values=[]),
+            "nodeSelectorTerms[0].matchExpressions[0]",
+            "must have values, but none with the operators Exists and DoesNotExist",
+            id="nodes by no value",
+        ),
+        pytest.param(
+            node_affinity(operator="Exists", values=["x"]),
+            "nodeSelectorTerms[0].matchExpressions[0]",
+            "must have values, but none with the operators Exists and DoesNotExist",
+            id="nodes by a value that is not looked at",
+        ),
+        pytest.param(
+            node_affinity(operator="Gt", values=["4", "5"]),
+            "nodeSelectorTerms[0].matchExpressions[0]",
+            "with the operator Gt or Lt must have one value, a whole number",
+            id="nodes above two values",
+        ),
+        pytest.param(
+            node_affinity(operator="Lt", values=["many"]),
+            "nodeSelectorTerms[0].matchExpressions[0]",
+            "with the operator Gt or Lt must have one value, a whole number",
+            id="nodes below no number",
+        ),
+        pytest.param(
+            pod(tolerations=[{"value": "x"}]),
+            "spec.pod.tolerations[0]",
+            "pod.tolerations without a key must have the operator Exists",
+            id="a toleration without a key",
+        ),
+        pytest.param(
+            pod(tolerations=[{"key": "spot", "operator": "Exists", "value": "x"}]),
+            "spec.pod.tolerations[0]",
+            "pod.tolerations with the operator Exists must not have a value",
+            id="a toleration with a value that is not looked at",
+        ),
+        pytest.param(
+            pod(tolerations=[{"key": "spot", "value": "a b"}]),
+            "spec.pod.tolerations[0].value",
+            "should match",
+            id="a toleration of what is no value",
+        ),
+        pytest.param(
+            pod(tolerations=[{"key": "spot", "effect": "NoSchedule", "tolerationSeconds": 1}]),
+            "spec.pod.tolerations[0]",
+            "pod.tolerations with tolerationSeconds must have the effect NoExecute",
+            id="a toleration with a time that does not count",
+        ),
+        *(
+            pytest.param(
+                {"resources": {"requests": {name: asked}, "limits": {name: limit}}},
+                "spec.resources",
+                f"resources.requests.{name} must not be above resources.limits.{name}",
+                id=f"{name} above its limit",
+            )
+            for name, asked, limit in [("cpu", 2, "1500m"), ("memory", "1Gi", "1G"), ("ephemeral-storage", "2Ki", 2047)]
+        ),
         pytest.param({"pod": {"hostNetwork": True}}, "spec.pod.hostNetwork", "unknown field", id="host network"),
         pytest.param(
             {"resources": {"limits": {"memory": "lots"}}},
@@ -168,6 +332,44 @@ def test_what_is_left_out_is_filled_in(kubectl: Kubectl) -> None:
     assert spec["retention"] == {"sentSeconds": 604800}
     assert spec["reporting"] == {"intervalSeconds": 180}
     assert spec["replicas"] == 1
+
+
+def test_what_a_deployment_may_say_of_pods_is_taken(kubectl: Kubectl) -> None:
+    expressions = [
+        {"key": "example.com/cores", "operator": "Gt", "values": ["4"]},
+        {"key": "spot", "operator": "DoesNotExist"},
+    ]
+    others = {
+        "matchLabels": {"a": ""},
+        "matchExpressions": [{"key": "b", "operator": "NotIn", "values": ["", "X.y_z-1"]}],
+    }
+    term = {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": others}
+    settings = pod(
+        imagePullSecrets=[{"name": "registry.example.com"}],
+        labels={"example.com/team": "", "n" * 63: "A.b_c-9", f"{'p' * 253}/x": "v" * 63},
+        annotations={"sidecar.example.com/inject": "as it likes, {}"},
+        serviceAccountAnnotations={"example.com/Role_1": "arn:x"},
+        priorityClassName="very-high",
+        nodeSelector={"kubernetes.io/os": "linux"},
+        tolerations=[
+            {"operator": "Exists"},
+            {"key": "example.com/spot", "effect": "NoExecute", "tolerationSeconds": 60},
+            {"key": "spot", "operator": "Equal", "value": "yes"},
+        ],
+        affinity={
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": expressions}]
+                }
+            },
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]
+            },
+        },
+    )
+    resources = {"requests": {"cpu": "1000m", "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1024Mi"}}
+    kubectl.apply(tenant(resources=resources, **settings))
+    kubectl.wait("deployment/acme-projector", "create")
 
 
 def test_explain_is_a_manual(kubectl: Kubectl) -> None:
