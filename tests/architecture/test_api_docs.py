@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bento_outbox.pulsar_answers import OUTAGES
 from docs import generate_api
@@ -17,6 +20,25 @@ REASONS = ROOT / "docs" / "reasons.md"
 
 def test_the_api_page_is_up_to_date() -> None:
     assert generate_api.PAGE.read_text() == generate_api.page(), "run: python docs/generate_api.py"
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"type": "integer", "minimum": 0, "maximum": 64, "default": 0}, "Default 0; 0 to 64."),
+        ({"type": "integer", "minimum": 0, "maximum": 2**53 - 1}, ""),
+        ({"type": "boolean", "default": False}, "Default false."),
+        ({"type": "string", "minLength": 1, "maxLength": 63}, "1 to 63 characters."),
+        ({"type": "string", "maxLength": 63, "default": "a: b"}, "Default 'a: b'; at most 63 characters."),
+        ({"type": "array", "maxItems": 8, "default": [{"a": 1}]}, "Default [{a: 1}]; at most 8 items."),
+        ({"type": "object", "maxProperties": 8}, "At most 8 entries."),
+        ({"type": "object", "properties": {"a": {}}, "default": {"a": "1m"}}, "Default {a: 1m}."),
+        ({"type": "object", "properties": {"a": {"default": 1}}, "default": {"a": 1}}, ""),
+        ({"x-kubernetes-int-or-string": True, "maxLength": 32}, ""),
+    ],
+)
+def test_defaults_and_bounds_in_words(rules: dict[str, Any], words: str) -> None:
+    assert generate_api.in_words(rules) == words
 
 
 def rows(teller: str) -> list[list[str]]:

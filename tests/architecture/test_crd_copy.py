@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from docs import generate_api
+
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "outboxtenants.yaml"
 CHART = ROOT / "charts" / "outbox-operator"
@@ -25,13 +27,14 @@ def schema() -> dict[str, Any]:
 
 
 def fields(rules: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every field of a schema with its rules, depth first."""
+    """Everything inside a schema with its rules, depth first: fields, items (`[]`) and values of maps (`{}`)."""
     for name, inner in rules.get("properties", {}).items():
         yield f"{path}.{name}", inner
         yield from fields(inner, f"{path}.{name}")
-    if "items" in rules:
-        yield f"{path}[]", rules["items"]
-        yield from fields(rules["items"], f"{path}[]")
+    for step, kind in (("[]", "items"), ("{}", "additionalProperties")):
+        if kind in rules:
+            yield path + step, rules[kind]
+            yield from fields(rules[kind], path + step)
 
 
 def own_fields() -> list[tuple[str, dict[str, Any]]]:
@@ -57,7 +60,13 @@ def test_every_value_of_the_chart_is_described() -> None:
 
 
 def test_every_field_is_explained() -> None:
-    assert [path for path, rules in own_fields() if "description" not in rules and not path.endswith("[]")] == []
+    assert [path for path, rules in own_fields() if "description" not in rules] == []
+
+
+def test_kubectl_explain_tells_defaults_and_bounds() -> None:
+    """In the descriptions, since it prints nothing else of a schema but enums. docs/api.md has columns for them."""
+    ends = [(path, rules["description"], generate_api.in_words(rules)) for path, rules in own_fields()]
+    assert [(path, end) for path, text, end in ends if path.startswith(".spec.") and not text.endswith(end)] == []
 
 
 def test_everything_has_a_bound() -> None:
@@ -66,16 +75,23 @@ def test_everything_has_a_bound() -> None:
             case "string":
                 return not {"maxLength", "enum", "format"} & rules.keys()
             case "integer" | "number":
-                return "minimum" not in rules or (
-                    "maximum" not in rules and rules.get("format") not in ("int32", "int64")
-                )
+                return not {"minimum", "maximum"} <= rules.keys()
             case "array":
                 return "maxItems" not in rules
+            case "object":
+                return "additionalProperties" in rules and "maxProperties" not in rules
             case None:
                 return not rules.get("x-kubernetes-int-or-string") or "maxLength" not in rules
         return False
 
     assert [path for path, rules in own_fields() if unbounded(rules)] == []
+
+
+def test_every_list_says_how_it_is_merged() -> None:
+    """Left out, it is atomic: who applies one item replaces all. Where that is meant, it is written down."""
+    lists = [(path, rules) for path, rules in own_fields() if rules.get("type") == "array"]
+    assert lists
+    assert [path for path, rules in lists if "x-kubernetes-list-type" not in rules] == []
 
 
 def test_a_default_of_a_map_is_what_the_defaults_inside_it_make() -> None:

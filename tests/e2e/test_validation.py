@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.kubectl import Kubectl, Refused
 from tests.e2e.tenants import outbox_tenant
@@ -372,6 +373,12 @@ def test_what_a_deployment_may_say_of_pods_is_taken(kubectl: Kubectl) -> None:
     kubectl.wait("deployment/acme-projector", "create")
 
 
+def test_an_unknown_field_is_dropped_where_nobody_asks_for_more(kubectl: Kubectl) -> None:
+    kubectl("apply", "--validate=warn", "-f", "-", stdin=yaml.safe_dump(tenant(foo=1)))
+    assert "foo" not in kubectl.get("obt", "acme")["spec"]
+
+
 def test_explain_is_a_manual(kubectl: Kubectl) -> None:
     text = " ".join(kubectl("explain", "obt.spec.delivery.maxRetries").split())
     assert "Refusals by the broker after which an event is given up" in text
+    assert "Default 5; 1 to 100." in text
