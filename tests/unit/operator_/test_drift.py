@@ -53,13 +53,13 @@ def test_empty_values_that_the_api_server_drops_are_no_difference(manifest: Mani
 
 @pytest.mark.parametrize(
     ("given", "stored"),
-    [(1, "1"), ("0.5", "500m"), (".5", "500m"), ("1024Mi", "1Gi"), ("1e3", "1k"), ("1000m", "1")],
+    [(1, "1"), ("0.5", "500m"), (".5", "500m"), ("1000m", "1"), ("1024Mi", "1Gi"), ("0.5Ki", "512")],
 )
 @pytest.mark.parametrize("purpose", ["requests", "limits"])
 def test_a_quantity_that_is_written_in_another_way_is_no_difference(
     manifest: Manifest, live: Manifest, purpose: str, given: str | int, stored: str
 ) -> None:
-    """The API server stores each in one spelling, whatever it was sent."""
+    """These are what an API server makes of them."""
     container(manifest)["resources"] = {purpose: {"memory": given}}
     container(live)["resources"] = {purpose: {"memory": stored}}
     assert difference(manifest, live) is None
