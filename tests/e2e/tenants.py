@@ -7,9 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.e2e.kubectl import WAIT_SECONDS, Kubectl
+from tests.support.rows import Rows
+from tests.support.waiting import eventually
 
 API_VERSION = "outbox.bento.dev/v1alpha1"
 TENANT_LABEL = "outbox.bento.dev/outboxtenant"
+CHILDREN = ("serviceaccounts", "roles", "rolebindings", "deployments", "poddisruptionbudgets")
+"""What a tenant of two or more replicas has, beside its pods."""
+
+
+async def delivers(rows: Rows) -> None:
+    """An event that is written now is sent, as all before it."""
+    await rows.insert()
+    await all_sent(rows)
+
+
+async def all_sent(rows: Rows) -> None:
+    """Waits until every row is sent."""
+
+    async def look() -> bool:
+        return set(await rows.statuses()) == {"SENT"}
+
+    await eventually(look, within=WAIT_SECONDS)
 
 
 def secret(name: str, url: str) -> dict[str, Any]:
@@ -66,6 +85,14 @@ class Tenant:
     def is_rolled_out(self) -> None:
         """Waits until all pods are as the spec wants them."""
         self.shows('{.status.conditions[?(@.type=="Progressing")].reason}', "Stable")
+
+    def children(self) -> dict[str, str]:
+        """Which of CHILDREN there are, by kind: others have other values."""
+        return {o["kind"]: o["metadata"]["uid"] for o in self.kubectl.items(",".join(CHILDREN), self.selector)}
+
+    def is_without_pods(self) -> None:
+        """Waits until the last pod is gone."""
+        self.kubectl("wait", "pods", "-l", self.selector, "--for=delete", f"--timeout={WAIT_SECONDS}s")
 
     def pods(self) -> list[dict[str, Any]]:
         """The projector's pods."""

@@ -10,6 +10,7 @@ from examples.orders.service import Shop
 from examples.orders.storage import create_tables
 from tests.conftest import unique
 from tests.e2e.conftest import ApplyTenant
+from tests.e2e.tenants import CHILDREN, Tenant, all_sent
 from tests.support.pulsar_topics import Topics
 from tests.support.rows import Rows
 from tests.support.waiting import eventually
@@ -72,32 +73,44 @@ async def test_scale_by_kubectl(apply_tenant: ApplyTenant, sessions: Sessions) -
     tenant.is_ready()
 
 
-async def test_paused_keeps_rows_and_resumes(apply_tenant: ApplyTenant, sessions: Sessions) -> None:
-    tenant = apply_tenant(state="Paused")
+async def test_a_pause_ends_the_pods_and_keeps_the_rest(apply_tenant: ApplyTenant, sessions: Sessions) -> None:
+    tenant = apply_tenant(replicas=2)
+    tenant.is_ready()
+    children = tenant.children()
+    assert len(children) == len(CHILDREN)
+    tenant.kubectl.patch("obt", tenant.name, {"spec": {"state": "Paused"}})
+    tenant.is_not_ready("Paused")
+    tenant.is_without_pods()
     rows = Rows(sessions, tenant.name)
     await rows.insert_many(3)
-    tenant.is_not_ready("Paused")
-    assert tenant.pods() == []
+    assert tenant.children() == children
     assert await rows.statuses() == ["NEW"] * 3
     tenant.kubectl.patch("obt", tenant.name, {"spec": {"state": "Running"}})
     tenant.is_ready()
-
-    async def all_sent() -> bool:
-        return await rows.count("SENT") == 3
-
-    await eventually(all_sent)
+    await all_sent(rows)
 
 
-async def test_deleting_the_tenant_removes_its_children(apply_tenant: ApplyTenant) -> None:
-    tenant = apply_tenant()
-    tenant.is_ready()
-    kinds = ("deployments", "pods", "roles", "rolebindings")
-    kubectl = tenant.kubectl
-    assert all(kubectl.items(kind, f"outbox.bento.dev/outboxtenant={tenant.name}") for kind in kinds)
-    kubectl.delete("obt", tenant.name)
+async def test_deleting_the_tenant_leaves_its_rows_and_another_goes_on_with_them(
+    apply_tenant: ApplyTenant, sessions: Sessions, topics: Topics
+) -> None:
+    tenant = apply_tenant(replicas=2)
+    rows = Rows(sessions, tenant.name)
+    await rows.insert_many(3)
+    await all_sent(rows)
+    assert len(tenant.children()) == len(CHILDREN)
+    manifest = tenant.kubectl.get("obt", tenant.name)
+    tenant.kubectl.delete("obt", tenant.name)
 
     async def all_gone() -> bool:
-        selector = f"outbox.bento.dev/outboxtenant={tenant.name}"
-        return not any(kubectl.items(kind, selector) for kind in (*kinds, "serviceaccounts"))
+        return not tenant.children()
 
     await eventually(all_gone, within=60)
+    tenant.is_without_pods()
+    await rows.insert_many(3)
+    assert await rows.statuses() == ["SENT"] * 3 + ["NEW"] * 3
+    another = Tenant(tenant.kubectl, f"{tenant.name}-again", tenant.topic)
+    another.kubectl.apply({**manifest, "metadata": {"name": another.name}, "status": {}})
+    another.is_ready()
+    await all_sent(rows)
+    received = await topics.exactly(6, tenant.topic)
+    assert [message.event_id for message in received] == [str(row.id) for row in await rows.all()]
