@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from tests.conftest import unique
 from tests.e2e.conftest import ApplyTenant
-from tests.e2e.tenants import Tenant, secret
+from tests.e2e.kubectl import Kubectl
+from tests.e2e.tenants import Tenant, all_sent, secret
 from tests.support.pulsar_topics import Namespaces
 from tests.support.rows import Rows
-from tests.support.waiting import eventually
 
 Sessions = async_sessionmaker[AsyncSession]
 WRONG_PASSWORD = "not-the-password"
@@ -41,11 +41,7 @@ def with_closed_port(url: str) -> str:
 async def recovers(tenant: Tenant, rows: Rows) -> None:
     """Ready again, all rows sent, without a restart of the pod and without a retry."""
     tenant.is_ready()
-
-    async def all_sent() -> bool:
-        return set(await rows.statuses()) == {"SENT"}
-
-    await eventually(all_sent, within=60)
+    await all_sent(rows)
     assert {row.retry_cnt for row in await rows.all()} == {0}
     assert tenant.restarts() == 0
 
@@ -123,6 +119,8 @@ async def test_unreachable_broker(apply_tenant: ApplyTenant, sessions: Sessions,
     await rows.insert()
     message = tenant.is_not_ready("BrokerUnreachable")
     assert with_closed_port(pulsar_url) in message
+    # It has said why it cannot deliver, so it is ready: an unready pod would say nothing more, and stop a rollout.
+    tenant.kubectl.wait(f"deployment/{tenant.name}-projector", "jsonpath={.status.readyReplicas}=1")
     assert tenant.restarts() == 0
     assert {row.retry_cnt for row in await rows.all()} == {0}
     tenant.kubectl.patch("obt", tenant.name, {"spec": {"pulsar": {"serviceUrl": pulsar_url}}})
@@ -137,4 +135,29 @@ async def test_missing_pulsar_namespace(apply_tenant: ApplyTenant, sessions: Ses
     message = tenant.is_not_ready("PulsarNamespaceNotFound")
     assert namespace in message
     await namespaces.create(namespace)
+    await recovers(tenant, rows)
+
+
+async def test_pods_that_a_quota_forbids(apply_tenant: ApplyTenant, kubectl: Kubectl, sessions: Sessions) -> None:
+    kubectl("create", "quota", "none", "--hard=pods=0")
+    kubectl.wait("quota/none", "jsonpath={.status.hard.pods}=0")
+    tenant = apply_tenant()
+    rows = Rows(sessions, tenant.name)
+    await rows.insert()
+    message = tenant.is_not_ready("PodsNotCreated")
+    assert "exceeded quota: none" in message
+    kubectl.delete("quota", "none")
+    await recovers(tenant, rows)
+
+
+async def test_a_projector_that_cannot_report(apply_tenant: ApplyTenant, sessions: Sessions) -> None:
+    unreachable = {"name": "KUBERNETES_SERVICE_PORT", "value": "1"}
+    tenant = apply_tenant(reporting={"intervalSeconds": 5}, pod={"env": [unreachable]})
+    rows = Rows(sessions, tenant.name)
+    await rows.insert()
+    message = tenant.is_not_ready("NotReporting")
+    assert "has not reported for 15 seconds" in message
+    # Delivering needs no API server.
+    assert await rows.statuses() == ["SENT"]
+    tenant.kubectl.patch("obt", tenant.name, {"spec": {"pod": {"env": None}}})
     await recovers(tenant, rows)
