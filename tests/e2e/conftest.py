@@ -13,7 +13,7 @@ import pytest
 
 from sandbox import helm
 from tests.conftest import unique
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, run
 from tests.e2e.tenants import Tenant, outbox_tenant, secret
 
 OPERATOR_NAMESPACE = "outbox-system"
@@ -69,6 +69,26 @@ def configure(operator: Kubectl) -> Iterator[Configure]:
 
     yield set_variables
     set_variables()
+
+
+AnotherImage = Callable[[str], str]
+
+
+@pytest.fixture
+def another_image() -> Iterator[AnotherImage]:
+    """Gives the image of the operator or of the projector another name, which it returns, beside its own."""
+    ctr = ("ctr", "--namespace=k8s.io", "images")
+    made: list[str] = []
+
+    def make(target: str) -> str:
+        known = next(name for name in run(*ctr, "list", "--quiet").split() if f"/{target}:" in name)
+        made.append(f"localhost/{unique(target)}:1")
+        run(*ctr, "tag", known, made[-1])
+        return made[-1]
+
+    yield make
+    for name in made:
+        run(*ctr, "remove", name)
 
 
 ApplyTenant = Callable[..., Tenant]

@@ -9,18 +9,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
 
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from sandbox import paths
 from tests.conftest import unique
-from tests.e2e.conftest import ApplyTenant, Configure
-from tests.e2e.kubectl import WAIT_SECONDS, Kubectl, run
+from tests.e2e.conftest import AnotherImage, ApplyTenant, Configure
+from tests.e2e.kubectl import Kubectl, run
 from tests.e2e.leader import leader, process_of
-from tests.e2e.tenants import Tenant, secret
+from tests.e2e.tenants import TENANT_LABEL, delivers, secret
 from tests.support.roles import Roles
 from tests.support.rows import Rows
 from tests.support.waiting import eventually
@@ -29,16 +28,6 @@ Sessions = async_sessionmaker[AsyncSession]
 
 CRD = "outboxtenants.outbox.bento.dev"
 NEW_FIELD = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/speed"
-
-
-async def delivers(rows: Rows) -> None:
-    """An event that is written now is sent."""
-    await rows.insert()
-
-    async def all_sent() -> bool:
-        return set(await rows.statuses()) == {"SENT"}
-
-    await eventually(all_sent, within=WAIT_SECONDS)
 
 
 async def test_the_api_server_goes_and_comes_back(apply_tenant: ApplyTenant, sessions: Sessions) -> None:
@@ -92,42 +81,42 @@ def test_the_definition_is_upgraded_and_taken_back_in_place(apply_tenant: ApplyT
     assert tenant.restarts() == 0
 
 
-@pytest.fixture
-def another_image() -> Iterator[str]:
-    """The projector's image under another name."""
-    known = next(
-        name for name in run("ctr", "--namespace=k8s.io", "images", "list", "--quiet").split() if "/projector:" in name
-    )
-    name = f"localhost/{unique('projector')}:1"
-    run("ctr", "--namespace=k8s.io", "images", "tag", known, name)
-    yield name
-    run("ctr", "--namespace=k8s.io", "images", "remove", name)
+def images(kubectl: Kubectl) -> dict[str, set[str]]:
+    """The images of each tenant's pods at this moment, without pods that are ending."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for pod in kubectl.items("pods", TENANT_LABEL):
+        if "deletionTimestamp" not in pod["metadata"]:
+            found[pod["metadata"]["labels"][TENANT_LABEL]].add(pod["spec"]["containers"][0]["image"])
+    return found
 
 
-def images(tenant: Tenant) -> set[str]:
-    """With which its pods run, those that are going aside."""
-    pods = [pod for pod in tenant.pods() if "deletionTimestamp" not in pod["metadata"]]
-    return {container["image"] for pod in pods for container in pod["spec"]["containers"]}
-
-
-async def test_another_image_reaches_all_who_name_none_though_the_operator_is_killed_meanwhile(
-    apply_tenant: ApplyTenant, operator: Kubectl, configure: Configure, another_image: str
+async def test_another_image_reaches_all_who_name_none_one_by_one_though_the_operator_is_killed_meanwhile(
+    apply_tenant: ApplyTenant, kubectl: Kubectl, operator: Kubectl, configure: Configure, another_image: AnotherImage
 ) -> None:
     tenants = [apply_tenant() for _ in range(3)]
     tenants[0].is_ready()
-    [image] = images(tenants[0])
+    [image] = images(kubectl)[tenants[0].name]
     own = apply_tenant(image=image)
     for tenant in (*tenants, own):
         tenant.is_ready()
         tenant.is_rolled_out()
     pods = own.pod_ids()
-    configure(projector_image=another_image, max_concurrent_rollouts="1")
+    newer = another_image("projector")
+    configure(projector_image=newer, max_concurrent_rollouts="1")
+    at_once = 0
+
+    def images_now() -> dict[str, set[str]]:
+        nonlocal at_once
+        now = images(kubectl)
+        at_once = max(at_once, sum(len(of_tenant) > 1 for of_tenant in now.values()))
+        return now
 
     async def has_begun() -> bool:
-        return any(another_image in images(tenant) for tenant in tenants)
+        return any(newer in of_tenant for of_tenant in images_now().values())
 
     async def is_done() -> bool:
-        return all(images(tenant) == {another_image} for tenant in tenants)
+        now = images_now()
+        return all(now[tenant.name] == {newer} for tenant in tenants)
 
     await eventually(has_begun, within=60)
     os.kill(process_of(leader(operator)), signal.SIGKILL)
@@ -135,6 +124,7 @@ async def test_another_image_reaches_all_who_name_none_though_the_operator_is_ki
     for tenant in tenants:
         tenant.is_rolled_out()
         tenant.is_ready()
+    assert at_once == 1
     assert own.pod_ids() == pods
 
 
@@ -158,6 +148,6 @@ async def test_a_secret_is_rotated_while_events_are_delivered(
         tenant.is_ready()
         assert tenant.restarts() == 0
         kubectl.delete("obt", tenant.name)
-        kubectl("wait", "pods", "-l", tenant.selector, "--for=delete", f"--timeout={WAIT_SECONDS}s")
+        tenant.is_without_pods()
     finally:
         await roles.close()
