@@ -19,17 +19,23 @@ def replicas(operator: Kubectl) -> set[str]:
     return {pod["metadata"]["name"] for pod in operator.items("pods", "app.kubernetes.io/name=outbox-operator")}
 
 
+def holder(operator: Kubectl) -> str:
+    """The process that holds the Lease, by its pod's name, an underscore, and a name of its own; empty: nobody."""
+    identity: str = operator.get("lease", LEASE)["spec"]["holderIdentity"]
+    return identity
+
+
 def leader(operator: Kubectl) -> str:
     """The pod that holds the Lease; empty when nobody does."""
-    holder: str = operator.get("lease", LEASE)["spec"]["holderIdentity"]
-    return holder.partition("_")[0]
+    return holder(operator).partition("_")[0]
 
 
 async def another_leads(operator: Kubectl, than: Collection[str], *, within: float = WAIT_SECONDS) -> None:
-    """Until a pod leads that is none of these."""
+    """Until somebody leads who is none of these: pods, or processes, of which a pod may have one after the other."""
 
     async def followed() -> bool:
-        return leader(operator) not in ("", *than)
+        now = holder(operator)
+        return bool(now) and not {now, now.partition("_")[0]} & set(than)
 
     await eventually(followed, within=within)
 

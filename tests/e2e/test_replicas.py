@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import ApplyTenant
 from tests.e2e.kubectl import Kubectl
-from tests.e2e.leader import another_leads, leader, process_of, replicas
+from tests.e2e.leader import another_leads, holder, leader, process_of, replicas
 from tests.e2e.tenants import Tenant
 
 
@@ -28,16 +28,17 @@ def all_replicas_stand(operator: Kubectl) -> Any:
 
 
 async def test_at_sigterm_the_lease_is_given_back(operator: Kubectl, tenant: Tenant) -> None:
-    holder = leader(operator)
-    operator("delete", "pod", holder, "--wait=false")
-    await another_leads(operator, {holder}, within=3)
+    pod = leader(operator)
+    operator("delete", "pod", pod, "--wait=false")
+    await another_leads(operator, {pod}, within=3)
     tenant.is_looked_after()
 
 
 async def test_after_a_kill_the_lease_runs_out(operator: Kubectl, tenant: Tenant) -> None:
-    holder = leader(operator)
-    os.kill(process_of(holder), signal.SIGKILL)
-    await another_leads(operator, {holder}, within=20)
+    killed = holder(operator)
+    os.kill(process_of(leader(operator)), signal.SIGKILL)
+    # It may be the next process of the same pod.
+    await another_leads(operator, {killed}, within=20)
     tenant.is_looked_after()
 
 
