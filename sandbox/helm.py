@@ -14,7 +14,8 @@ def install(release: str, chart: str, *, namespace: str) -> None:
         # The chart keeps its CRD, and so every object of that kind.
         _run("helm", "uninstall", release, "--namespace", namespace, "--wait")
     command = ("helm", "upgrade", "--install", release, chart, "--namespace", namespace, "--create-namespace")
-    _run(*command, "--wait", "--timeout", "3m")
+    # Without any values of its own an upgrade would take those of the release before.
+    _run(*command, "--reset-values", "--wait", "--timeout", "3m")
     if status == "deployed":
         # The images keep their tag when the source changes, so nothing tells the running pods that there are new ones.
         _run("kubectl", "rollout", "restart", "deployment", "--namespace", namespace)
