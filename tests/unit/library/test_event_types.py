@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -106,6 +108,21 @@ def test_an_event_without_an_id_gets_a_new_one_each_time_above_those_before() ->
     ids = [Outbox().seal(happened, tenant_id="acme").id for _ in range(1000)]
 
     assert ids == sorted(set(ids))
+
+
+def test_processes_that_were_one_give_different_ids() -> None:
+    """As a server that forks its workers. An event with the id of another would be taken for it, and left out."""
+    script = (
+        "import os\n"
+        "from bento_outbox.event_types import uuid7\n"
+        "first = uuid7()\n"
+        "os.fork()\n"
+        "os.write(1, f'{first}\\n{uuid7()}\\n'.encode())\n"
+    )
+    ids = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout.split()
+
+    assert (len(ids), len(set(ids))) == (4, 3)
+    assert len({id_[-8:] for id_ in ids}) == 3  # the random part, which time does not tell apart
 
 
 def test_dates_decimals_and_ids_are_written_as_text() -> None:
