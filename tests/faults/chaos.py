@@ -42,6 +42,7 @@ from sandbox import pulsar as broker
 from sandbox.daemons import Daemon
 from tests.support.programs import SCRIPTS, environment_with
 from tests.support.pulsar_topics import Namespaces
+from tests.support.waiting import eventually
 
 TENANT = "chaos"
 AGGREGATES = 500
@@ -174,6 +175,19 @@ class Chaos:
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
             await asyncio.to_thread(broker.start)
             self.figures.broker_restarts += 1
+
+    async def restart_broker_in_order(self) -> None:
+        """After a kill a standalone broker registers its bookie and takes that back, again and again, until it is
+        stopped in order: a reader is refused now and then, and whoever uses the sandbox next lacks a core."""
+        await asyncio.to_thread(broker.start)  # it may be under way
+        daemon = Daemon(broker.NAME, ())
+        os.kill(int(daemon.pid_file.read_text()), signal.SIGTERM)
+
+        async def has_ended() -> bool:
+            return not daemon.running()
+
+        await eventually(has_ended)
+        await asyncio.to_thread(broker.start)
 
     async def _change_lanes(self) -> None:
         """The next processes want another number, and the youngest decides."""
@@ -323,6 +337,7 @@ async def main() -> int:
         try:
             await chaos.run()
             chaos.figures.seconds = round(time.monotonic() - began, 1)
+            await chaos.restart_broker_in_order()
             await chaos.compare()
         finally:
             await engine.dispose()
