@@ -171,23 +171,14 @@ class Chaos:
     async def _restart_broker(self) -> None:
         for delivered in self.part_delivered:
             await delivered.wait()
-            pid_file = Daemon(broker.NAME, ()).pid_file
-            os.kill(int(pid_file.read_text()), signal.SIGKILL)
-            await asyncio.to_thread(broker.start)
+            await _restart(signal.SIGKILL)
             self.figures.broker_restarts += 1
 
     async def restart_broker_in_order(self) -> None:
         """After a kill a standalone broker registers its bookie and takes that back, again and again, until it is
         stopped in order: a reader is refused now and then, and whoever uses the sandbox next lacks a core."""
         await asyncio.to_thread(broker.start)  # it may be under way
-        daemon = Daemon(broker.NAME, ())
-        os.kill(int(daemon.pid_file.read_text()), signal.SIGTERM)
-
-        async def has_ended() -> bool:
-            return not daemon.running()
-
-        await eventually(has_ended)
-        await asyncio.to_thread(broker.start)
+        await _restart(signal.SIGTERM)
 
     async def _change_lanes(self) -> None:
         """The next processes want another number, and the youngest decides."""
@@ -294,6 +285,18 @@ async def own_database() -> AsyncIterator[str]:
     finally:
         async with server.connect() as connection:
             await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _restart(how: signal.Signals) -> None:
+    """The broker, whatever it was doing."""
+    daemon = Daemon(broker.NAME, ())
+    os.kill(int(daemon.pid_file.read_text()), how)
+
+    async def has_ended() -> bool:
+        return not daemon.running()
+
+    await eventually(has_ended)
+    await asyncio.to_thread(broker.start)
 
 
 async def _aggregates(engine: AsyncEngine) -> None:
