@@ -58,24 +58,24 @@ def in_words(rules: dict[str, Any]) -> str:
     return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
+def fields(rules: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Everything inside, depth first: path, rules, and whether it is required. Items are `[]`, values of a map `{}`."""
+    for name, inner in rules.get("properties", {}).items():
+        yield f"{path}.{name}", inner, name in rules.get("required", ())
+        yield from fields(inner, f"{path}.{name}")
+    for step, kind in (("[]", "items"), ("{}", "additionalProperties")):
+        if kind in rules:
+            yield path + step, rules[kind], False
+            yield from fields(rules[kind], path + step)
+
+
 def _table(rules: dict[str, Any], path: str) -> str:
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for place, inner, required in _fields(rules, path):
+    for place, inner, required in fields(rules, path):
         default = _default(inner)
         value = "required" if required else f"`{default}`" if default else ""
         lines.append(f"| `{place}` | {_type(inner)} | {value} | {_meaning(inner)} |")
     return "\n".join(lines) + "\n"
-
-
-def _fields(rules: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Everything inside, depth first: path, rules, and whether it is required. Items are `[]`, values of a map `{}`."""
-    for name, inner in rules.get("properties", {}).items():
-        yield f"{path}.{name}", inner, name in rules.get("required", ())
-        yield from _fields(inner, f"{path}.{name}")
-    for step, kind in (("[]", "items"), ("{}", "additionalProperties")):
-        if kind in rules:
-            yield path + step, rules[kind], False
-            yield from _fields(rules[kind], path + step)
 
 
 def _type(rules: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,10 @@ def schema() -> dict[str, Any]:
     return rules
 
 
-def fields(rules: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Everything inside a schema with its rules, depth first: fields, items (`[]`) and values of maps (`{}`)."""
-    for name, inner in rules.get("properties", {}).items():
-        yield f"{path}.{name}", inner
-        yield from fields(inner, f"{path}.{name}")
-    for step, kind in (("[]", "items"), ("{}", "additionalProperties")):
-        if kind in rules:
-            yield path + step, rules[kind]
-            yield from fields(rules[kind], path + step)
-
-
 def own_fields() -> list[tuple[str, dict[str, Any]]]:
     """Those that we define: of spec and status."""
-    return [(path, rules) for path, rules in fields(schema()) if path.startswith((".spec.", ".status."))]
+    found = generate_api.fields(schema(), "")
+    return [(path, rules) for path, rules, _ in found if path.startswith((".spec.", ".status."))]
 
 
 def test_the_chart_carries_the_crd() -> None:
