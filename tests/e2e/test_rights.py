@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import OPERATOR_NAMESPACE, ApplyTenant
 from tests.e2e.kubectl import Kubectl, run
+from tests.e2e.leader import replicas
 
 Right = tuple[str, str, str]
 """Resource, names (empty: all of them), verbs."""
@@ -60,10 +61,9 @@ def test_tokens_are_short_lived(kubectl: Kubectl, operator: Kubectl, apply_tenan
     """Good for an hour, by what the token itself says; no Secret holds one."""
     tenant = apply_tenant()
     tenant.is_ready()
-    pods = [(kubectl, pod) for pod in tenant.pods()]
-    pods += [(operator, pod) for pod in operator.items("pods", "app.kubernetes.io/name=outbox-operator")]
-    for namespace, pod in pods:
-        name = pod["metadata"]["name"]
+    pods = [(kubectl, pod["metadata"]["name"]) for pod in tenant.pods()]
+    pods += [(operator, name) for name in replicas(operator)]
+    for namespace, name in pods:
         token = namespace("exec", name, "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token")
         assert seconds_good_for(token) == 3600
     for namespace in (kubectl, operator):
