@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
 from outbox_operator.claims import Claims
 from outbox_operator.keys import OUTBOX_TENANT, Key, Kind, Manifest
+
+T = TypeVar("T")
 
 DELETIONS: Final = 10_000
 """So many are remembered, 2 MB; more than happen while an answer is on its way."""
@@ -85,6 +87,11 @@ class Cache:
     def tenants(self) -> list[Key]:
         """The keys of all known OutboxTenants."""
         return [Key(a.namespace, a.name) for a in self._entries if a.plural == OUTBOX_TENANT.plural]
+
+    def each(self, kind: Kind, part: type[T]) -> Iterator[T]:
+        """The named part of each object of a kind."""
+        decoder = msgspec.json.Decoder(part)
+        return (decoder.decode(entry.data) for a, entry in self._entries.items() if a.plural == kind.plural)
 
     @contextmanager
     def listing(self, kind: Kind) -> Iterator[Listing]:

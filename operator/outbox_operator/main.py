@@ -25,12 +25,13 @@ from typing import Any, Final
 import kopf
 import structlog
 
-from outbox_operator import handlers, health
+from outbox_operator import handlers, http_endpoints
 from outbox_operator.cache import Cache
 from outbox_operator.cluster import Cluster, KubernetesCluster, credentials, load_configuration
 from outbox_operator.election import Election, LeadershipLost
 from outbox_operator.events import Recorder
 from outbox_operator.keys import Key
+from outbox_operator.metrics import Metrics
 from outbox_operator.reconciler import Reconciler
 from outbox_operator.resync import Resync
 from outbox_operator.rollouts import Rollouts
@@ -72,11 +73,12 @@ class Operator:
             now=_utc_now,
         )
         self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
+        rollouts = Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add)
         self._reconciler = Reconciler(
             cluster=cluster,
             cache=self._cache,
             watches=self._watches,
-            rollouts=Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add),
+            rollouts=rollouts,
             events=Recorder(cluster, now=_utc_now),
             projector_image=settings.projector_image,
             now=_utc_now,
@@ -91,13 +93,23 @@ class Operator:
             clock=loop,
         )
 
+        self._metrics = Metrics(
+            cache=self._cache,
+            queue=self._queue,
+            rollouts=rollouts,
+            writes=self._reconciler.writes,
+            acts=lambda: self._election.holds,
+        )
+
     def stop(self) -> None:
         """Ends `run`, as SIGTERM does."""
         self._stop.set()
 
     async def run(self, login: handlers.Login) -> None:
         """Until a signal comes or a part fails."""
-        async with health.serving(port=self._settings.http_port, unhealthy=self._unhealthy):
+        async with http_endpoints.serving(
+            port=self._settings.http_port, unhealthy=self._unhealthy, metrics=self._metrics.exposition
+        ):
             await self._run(login)
 
     async def _run(self, login: handlers.Login) -> None:

@@ -14,6 +14,7 @@ Kubernetes removes them after it.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -63,6 +64,8 @@ class Reconciler:
         self._now = now
         self.acting_since: datetime | None = None
         """Set by whoever makes it act."""
+        self.writes: Counter[str] = Counter()
+        """How many objects of each kind were applied so far."""
         self._wrote: set[Key] = set()
         self._as_wanted: dict[Key, _Basis] = {}
         """Tenants whose children were as they should be, and what that was found from. See `_apply_children`."""
@@ -184,6 +187,7 @@ class Reconciler:
         will be no news any more. So a look that wrote is followed by another.
         """
         self._wrote.add(key)
+        self.writes[kind.kind] += 1
         if self._cache.put(kind, applied):
             self._watches.expect(kind, applied)
 

@@ -50,6 +50,10 @@ class Rollouts:
         for following in list(self._waiting)[: max(0, self._places - len(self._rolling))]:
             self._wake(following)
 
+    def count(self) -> tuple[int, int]:
+        """How many tenants have a place, and how many wait for one."""
+        return len(self._rolling), len(self._waiting)
+
 
 def is_under_way(deployment: Manifest) -> bool:
     """Whether old pods still wait for new ones."""

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     5,000 tenants."""
 
     http_port: int = Field(default=8080, ge=1, le=65535)
-    """Port of /healthz."""
+    """Port of /healthz and /metrics."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important messages that are logged."""

@@ -96,6 +96,15 @@ class WorkQueue(Generic[K]):
         self._later: dict[K, Timer] = {}
         self._failures: dict[K, int] = {}
         self._stopping = False
+        self.done = 0
+        """Looks so far that went well."""
+        self.failed = 0
+        """Looks so far that failed."""
+
+    @property
+    def waiting(self) -> int:
+        """How many keys wait."""
+        return len(self._waiting)
 
     def add(self, key: K, *, ahead: bool = False) -> None:
         """Asks for a look at `key`, as soon as a worker is free; `ahead` of those that can rather wait."""
@@ -156,8 +165,10 @@ class WorkQueue(Generic[K]):
             logger.exception("reconcile failed, this is a bug", key=str(key), retry_in_seconds=round(seconds, 1))
         else:
             self._failures.pop(key, None)
+            self.done += 1
         return seconds
 
     def _after_failure(self, key: K, *, at_least: float = 0.0) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self.failed += 1
         return max(at_least, self._backoff.seconds(failures, random=self._random))

@@ -88,6 +88,12 @@ class World:
 
         await eventually(watched)
 
+    async def metrics(self) -> set[str]:
+        """The lines of /metrics."""
+        url = f"http://127.0.0.1:{self.settings.http_port}/metrics"
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return set((await response.text()).splitlines())
+
     async def says(self, health: str) -> None:
         """Until /healthz answers so."""
 
@@ -349,7 +355,12 @@ async def test_a_standby_knows_everything_and_writes_nothing(monkeypatch: pytest
 
         await eventually(knows_everything)
         assert world.writes_about("globex") == []
+        assert "outbox_operator_acting 0.0" in await world.metrics()
         world.give_the_lease_to("")
         await world.gets_its_children("globex")
+        assert {
+            "outbox_operator_acting 1.0",
+            'outbox_operator_writes_total{kind="Deployment"} 1.0',
+        } <= await world.metrics()
         assert len(world.requests("list")) == lists + 2 * len(WATCHED)
         assert world.writes_about("acme") == written
