@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -19,7 +20,7 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from bento_outbox.errors import EventNotEncodable, MisuseError
-from bento_outbox.stored_text import stored_text
+from bento_outbox.stored_text import stored_name, stored_text
 
 
 class DomainEvent(Protocol):
@@ -76,10 +77,11 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
     """
     if not isinstance(name, str):
         raise MisuseError(f'{name!r} is no name of an event type: write @event_type("some.stable.name")')
-    if not stored_text("the name of an event type", name):
+    name = stored_name("the name of an event type", name)
+    if not name:
         raise MisuseError("the name of an event type is empty: give one that is stable, such as orders.OrderPaid")
     if schema_id is not None:
-        stored_text(f"event type {name!r}: schema_id", schema_id)
+        schema_id = stored_text(f"event type {name!r}: schema_id", schema_id)
     _check_version(name, "version", version)
 
     def register(cls: _C) -> _C:
@@ -89,11 +91,28 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
                 f"event type {name!r} is already {known.__module__}.{known.__qualname__}: "
                 f"give {cls.__module__}.{cls.__qualname__} a name of its own"
             )
+        _refuse_unwritten_fields(name, cls)
         _classes[name] = cls
         _types[cls] = EventType(name, schema_id or name, version)
         return cls
 
     return register
+
+
+def _refuse_unwritten_fields(name: str, cls: type) -> None:
+    """Raises MisuseError when msgspec, which writes the payload, would leave a field out without a word."""
+    left_out = [field.name for field in getattr(cls, "__attrs_attrs__", ()) if field.name.startswith("_")]
+    if is_dataclass(cls):
+        # Its value is the class's own, not the instance's, unless there is a slot for it.
+        in_slots = {slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())}
+        constant = (field.name for field in fields(cls) if not field.init and field.default is not MISSING)
+        left_out += [field for field in constant if field not in in_slots]
+    if left_out and not hasattr(cls, "model_dump_json"):
+        raise MisuseError(
+            f"event type {name!r}: the payload would lack {', '.join(left_out)}, as fields with a leading underscore "
+            "(attrs) and constants of the class (dataclass, init=False with a default) are not written: "
+            "rename the field, or let it be given to __init__"
+        )
 
 
 def _place_of(thing: type | Upcaster) -> tuple[str, str, int]:
@@ -142,7 +161,7 @@ def encode(event: DomainEvent) -> Encoded:
             f"event {known.name!r} has aggregate_id {aggregate_id!r}: "
             f"it must be a non-empty string, since it decides the order of delivery"
         )
-    stored_text(f"the aggregate_id of event {known.name!r}", aggregate_id)
+    aggregate_id = stored_text(f"the aggregate_id of event {known.name!r}", aggregate_id)
     event_id = getattr(event, "event_id", None)
     if event_id is None:
         event_id = uuid7()
@@ -221,4 +240,4 @@ def _has_no_number(value: Any) -> bool:
         return not math.isfinite(value)
     if isinstance(value, Mapping):
         return any(map(_has_no_number, value.values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_no_number, value))
+    return isinstance(value, list | tuple | set | frozenset | deque) and any(map(_has_no_number, value))

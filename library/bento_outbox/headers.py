@@ -34,9 +34,7 @@ def in_conversation(*, correlation_id: str, causation_id: str | None = None) -> 
     Raises MisuseError when one is no text.
     """
     ids = {CORRELATION_ID: correlation_id} | ({CAUSATION_ID: causation_id} if causation_id else {})
-    for name, value in ids.items():
-        stored_text(name, value)
-    token = _conversation.set(ids)
+    token = _conversation.set({name: stored_text(name, value) for name, value in ids.items()})
     try:
         yield
     finally:
@@ -53,9 +51,7 @@ def capture(own: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in own.items():
             if name in RESERVED:
                 raise MisuseError(f"header {name!r} is the name of a property that we set: choose another")
-            stored_text("the name of a header", name)
-            stored_text(f"header {name!r}", value)
-        headers.update(own)
+            headers[stored_text("the name of a header", name)] = stored_text(f"header {name!r}", value)
     return headers
 
 

@@ -21,7 +21,7 @@ from bento_outbox.event_types import DomainEvent, EventType, encode
 from bento_outbox.headers import capture
 from bento_outbox.rows import writer_of
 from bento_outbox.session_events import AnySession, listen, take_along
-from bento_outbox.stored_text import stored_text
+from bento_outbox.stored_text import stored_name, stored_text
 from bento_outbox.table import outbox_table
 from bento_outbox.tenancy import TenantSource, resolve_tenant
 
@@ -91,7 +91,7 @@ class Outbox:
             ),
             headers=capture(headers),
             ordering_key=_key(ordering_key),
-            topic=None if topic is None else stored_text("topic", topic),
+            topic=None if topic is None else stored_name("topic", topic),
         )
 
 

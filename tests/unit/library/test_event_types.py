@@ -6,10 +6,12 @@ import json
 import math
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, computed_field
 from pydantic.alias_generators import to_camel
 
-from bento_outbox import EventNotEncodable, MisuseError, Outbox, OutboxError, event_type
+from bento_outbox import EventNotEncodable, MisuseError, Outbox, OutboxError, event_type, in_conversation
 from bento_outbox.event_types import decode
 
 
@@ -249,7 +251,10 @@ def test_the_decorator_without_a_name_is_refused_and_leaves_no_function_in_the_p
             aggregate_id: str
 
 
-@pytest.mark.parametrize(("name", "complaint"), [("", "is empty: give one"), ("a\0b", "holds the character NUL")])
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("", "is empty: give one"), ("a\0b", "holds the character NUL"), ("a" * 501, "has 501 characters: at most 500")],
+)
 def test_a_name_that_cannot_be(name: str, complaint: str) -> None:
     with pytest.raises(MisuseError, match=complaint):
         event_type(name)
@@ -280,6 +285,61 @@ def test_what_is_no_text_fails_the_caller(options: dict[str, Any]) -> None:
         Outbox().seal(Happened(), tenant_id="acme", **options)
 
 
+class Region(str, Enum):  # noqa: UP042 - as applications have it
+    """Since Python 3.11 such a member is `Region.EU` within other text, and `eu` in JSON."""
+
+    EU = "eu"
+
+
+def test_members_of_an_enum_are_stored_as_the_text_that_they_are() -> None:
+    event = Happened(Region.EU)
+    options: dict[str, Any] = {"tenant_id": Region.EU, "ordering_key": Region.EU, "topic": Region.EU}
+    with in_conversation(correlation_id=Region.EU):
+        envelope = Outbox().seal(event, headers={"region": Region.EU}, **options)
+    found = (envelope.tenant_id, envelope.aggregate_id, envelope.ordering_key, envelope.topic)
+    assert [f"{text}" for text in (*found, *envelope.headers.values())] == ["eu"] * 6
+
+
+def test_a_topic_has_at_most_500_characters() -> None:
+    """What the projector knows of a topic is kept under its name."""
+    assert Outbox().seal(Happened(), tenant_id="acme", topic="t" * 500).topic == "t" * 500
+    with pytest.raises(MisuseError, match="topic has 501 characters: at most 500 are possible"):
+        Outbox().seal(Happened(), tenant_id="acme", topic="t" * 501)
+
+
+def test_fields_that_would_not_be_written_are_refused() -> None:
+    @attrs.frozen
+    class Private:
+        aggregate_id: str
+        _amount: int
+
+    @dataclass
+    class Constant:
+        aggregate_id: str
+        kind: str = field(default="paid", init=False)
+
+    for cls, left_out in ((Private, "_amount"), (Constant, "kind")):
+        with pytest.raises(MisuseError, match=f"event type 'tests.LeftOut': the payload would lack {left_out}, as"):
+            event_type("tests.LeftOut")(cls)
+
+
+def test_constants_of_an_event_with_slots_and_what_a_factory_makes_are_written() -> None:
+    @event_type("tests.ConstantInSlot")
+    @dataclass(slots=True)
+    class ConstantInSlot:
+        aggregate_id: str
+        kind: str = field(default="paid", init=False)
+
+    @event_type("tests.Made")
+    @dataclass
+    class Made:
+        aggregate_id: str
+        lines: list[int] = field(default_factory=lambda: [1], init=False)
+
+    payloads = [json.loads(Outbox().seal(cls("1"), tenant_id="acme").payload) for cls in (ConstantInSlot, Made)]
+    assert payloads == [{"aggregate_id": "1", "kind": "paid"}, {"aggregate_id": "1", "lines": [1]}]
+
+
 def test_a_table_is_not_given_by_its_name() -> None:
     with pytest.raises(MisuseError, match="the table is 'outbox': give one that `make_outbox_table` made"):
         Outbox(table="outbox")  # type: ignore[arg-type] # the mistake
@@ -307,6 +367,12 @@ def test_a_number_that_is_none_does_not_become_null_in_silence(what: Any, of_pyd
     with pytest.raises(EventNotEncodable, match="holds NaN or an infinity"):
         Outbox().seal(made, tenant_id="acme")
     Outbox().seal(Happened("1", [None, 1.5]), tenant_id="acme")
+
+
+def test_nor_does_one_in_a_deque() -> None:
+    """Of which pydantic alone makes JSON."""
+    with pytest.raises(EventNotEncodable, match="holds NaN or an infinity"):
+        Outbox().seal(AnyModel(aggregate_id="1", what=deque([math.nan])), tenant_id="acme")
 
 
 def test_a_model_with_aliases_and_computed_fields_is_read_as_it_was_written() -> None:
