@@ -121,15 +121,15 @@ class Pending:
     """The events of one session's transaction.
 
     sources    asked for the events they hold, before each write
-    hold       how long the projector leaves the row of an event alone, in seconds
-    committed  the events whose rows the last commit made
+    holds      by table, how long the projector leaves the row of an event alone, in seconds
+    committed  by table, the events whose rows the last commit made
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.sources: list[Source] = []
-        self.hold: Callable[[Envelope], float] = no_hold
-        self.committed: list[Envelope] = []
+        self.holds: dict[Writer, Callable[[Envelope], float]] = {}
+        self.committed: dict[Writer, list[Envelope]] = {}
         self._queues: dict[Writer, _Queue] = {}
         self._marks: dict[SessionTransaction, dict[Writer, _Mark]] = {}
         self._was_committed = False
@@ -164,10 +164,11 @@ class Pending:
         for writer, queue in self._queues.items():
             if not queue.has_waiting:
                 continue
+            hold = self.holds.get(writer, no_hold)
             if over is None:
-                queue.write(writer, writer.connection_of(self.session), self.hold)
+                queue.write(writer, writer.connection_of(self.session), hold)
             elif writer.bind_of(self.session) in (over, over.engine):
-                queue.write(writer, over, self.hold)
+                queue.write(writer, over, hold)
 
     def savepoint(self, transaction: SessionTransaction) -> None:
         """A savepoint begins: what is registered from now on goes with it."""
@@ -195,7 +196,7 @@ class Pending:
     def root_committed(self) -> None:
         """The transaction is committed. Raises MisuseError if events were left behind: nothing may be lost silently."""
         left_behind = len(self.waiting)
-        self.committed = [envelope for queue in self._queues.values() for envelope in queue.inserted()]
+        self.committed = {writer: queue.inserted() for writer, queue in self._queues.items()}
         self._clear()
         self._was_committed = True
         if left_behind:

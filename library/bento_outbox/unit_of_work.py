@@ -28,8 +28,8 @@ from bento_outbox.envelope import Envelope
 from bento_outbox.errors import MisuseError, NoActiveUnitOfWork
 from bento_outbox.event_types import DomainEvent
 from bento_outbox.outbox import Outbox
-from bento_outbox.pending import no_hold
 from bento_outbox.repository import Repository, Seen
+from bento_outbox.rows import writer_of
 from bento_outbox.session_events import is_joined, pending_of
 from bento_outbox.waking import waker_of
 
@@ -151,13 +151,15 @@ class UnitOfWork:
         joined = is_joined(session.sync_session, self._outbox.table)
         publisher = None if joined else self._publisher()
         began = asyncio.get_running_loop().time()
-        pending.hold = publisher.policy.holds if publisher else no_hold
+        writer = writer_of(self._outbox.table)
+        if publisher:
+            pending.holds[writer] = publisher.policy.holds
         try:
             await session.commit()
         finally:
             # Whoever commits the session after us does not publish.
-            pending.hold = no_hold
-        left = pending.committed
+            pending.holds.clear()
+        left = pending.committed.get(writer, [])
         if publisher is not None:
             left = await publisher.publish(left, held_since=began)
         if self._wake and not joined:
@@ -166,7 +168,6 @@ class UnitOfWork:
     async def rollback(self) -> None:
         """Undoes everything since `begin` or the last commit; the registered events are forgotten."""
         await self.session.rollback()
-        self._seen.clear()
 
     async def _cleanup(self) -> None:
         session, self._session = self.session, None

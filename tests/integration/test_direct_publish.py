@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from bento_outbox import BusUnavailable, DirectPublish, Envelope, InMemoryMessageBus, Refusal, UnitOfWork
+from bento_outbox import BusUnavailable, DirectPublish, Envelope, InMemoryMessageBus, Outbox, Refusal, UnitOfWork
 from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.bus import as_list
 from bento_outbox.direct_publish import DirectPublisher
 from bento_outbox.pulsar_bus import PulsarMessageBus
-from bento_outbox.table import outbox_table
+from bento_outbox.schema import apply_schema
+from bento_outbox.table import make_outbox_table, outbox_table
 from outbox_projector import OutboxProjector
 from tests.support.envelopes import envelope
 from tests.support.notes import Ledger, Note, Noted, Unstorable, create_tables
@@ -91,6 +93,24 @@ async def _held_seconds(sessions: Sessions, tenant: str) -> list[float]:
 
 async def _are_available(sessions: Sessions, tenant: str) -> bool:
     return all(seconds <= 0 for seconds in await _held_seconds(sessions, tenant))
+
+
+async def test_events_for_another_table_are_left_to_its_projector(
+    new_work: Any, sessions: Sessions, engine: AsyncEngine, rows: Rows, memory_bus: InMemoryMessageBus
+) -> None:
+    """They would be marked in the unit's own table, where they are not, and be sent again."""
+    other = make_outbox_table(MetaData(), name="another_outbox")
+    await apply_schema(engine, table=other.name)
+    async with new_work() as work:
+        register(Noted(1))
+        Outbox(table=other).add(work.session, Noted(2), tenant_id=rows.tenant)
+        await work.commit()
+
+    assert _numbers(memory_bus.published) == [1]
+    assert await rows.statuses() == ["SENT"]
+    [row] = await Rows(sessions, rows.tenant, other).all()
+    assert row.status == "NEW"
+    assert row.available_at - row.created_at < timedelta(seconds=AT_ONCE.hold_seconds / 2)
 
 
 async def test_what_is_committed_is_published_at_once_and_marked(

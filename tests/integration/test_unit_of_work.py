@@ -413,6 +413,21 @@ async def test_the_session_class_is_left_as_it_was(new_work: Any, sessions: Sess
     assert await rows.all() == []
 
 
+async def test_after_a_rollback_aggregates_are_still_asked_for_their_events(new_work: Any, rows: Rows) -> None:
+    """They stay in the session, and what they do next is stored."""
+    async with new_work() as work:
+        basket = Basket(1)
+        work.repository(Basket).add(basket)
+        await work.commit()
+        basket.fill(2)
+        await work.rollback()
+        await work.session.refresh(basket)
+        basket.fill(3)
+        await work.commit()
+
+    assert await _totals(rows) == [1, 3]
+
+
 async def test_a_unit_of_work_may_commit_several_times(new_work: Any, rows: Rows) -> None:
     async with new_work() as work:
         order = Order.place(1)
