@@ -67,7 +67,7 @@ METHODS = {
     ),
     "hot": Method(
         (
-            "DROP INDEX outbox_tenant_status_seq, outbox_sent, outbox_retry, outbox_failed",
+            "DROP INDEX outbox_tenant_status_seq, outbox_sent, outbox_retry, outbox_failed_key",
             "CREATE INDEX outbox_seq ON outbox (tenant_id, seq)",
             "ALTER TABLE outbox SET (fillfactor = 45)",
         ),

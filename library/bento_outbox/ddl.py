@@ -11,7 +11,7 @@ from bento_outbox.sql_files import LANE_TABLES
 from bento_outbox.table import quoted
 
 _COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
-_INDEXES = ("_tenant_status_seq", "_sent", "_retry", "_failed")
+_INDEXES = ("_tenant_status_seq", "_sent", "_retry", "_failed_key", "_failed")
 _NAME = re.compile(rf"\boutbox(?:{'|'.join(('_tenant_role', *LANE_TABLES, *_INDEXES))})?\b")
 
 
@@ -23,8 +23,9 @@ def renamed(sql: str, *, table: str, schema: str | None, beside: str = "") -> st
 
     def name(match: re.Match[str]) -> str:
         suffix = match[0].removeprefix("outbox") or beside
-        # An index lies in the schema of its table, and is created without one.
-        return quoted(Table(table + suffix, MetaData(), schema=None if suffix in _INDEXES else schema))
+        # An index lies in the schema of its table: it is created without one, and found there when it is dropped.
+        created = suffix in _INDEXES and sql.startswith("CREATE INDEX")
+        return quoted(Table(table + suffix, MetaData(), schema=None if created else schema))
 
     return _NAME.sub(name, sql)
 

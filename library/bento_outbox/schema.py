@@ -19,15 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.errors import SchemaError
 from bento_outbox.migrations import protection
-from bento_outbox.sql_files import check_names
+from bento_outbox.sql_files import LANE_TABLES, check_names
 from bento_outbox.table import make_outbox_table, quoted
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_PROTECTED = text(
-    "SELECT relrowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'own_tenant') "
-    "FROM pg_class WHERE oid = to_regclass(:table)"
+_UNPROTECTED = text(
+    "SELECT EXISTS (SELECT FROM unnest(CAST(:tables AS text[])) AS name WHERE NOT EXISTS ("
+    "SELECT FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid AND polname = 'own_tenant' "
+    "WHERE pg_class.oid = to_regclass(name) AND relrowsecurity))"
 )
 
 
@@ -78,9 +79,9 @@ def apply_command(table: str, schema: str | None, *, row_level_security: bool = 
 
 
 def has_row_level_security(connection: Connection, table: str, schema: str | None) -> bool:
-    """Whether row-level security is on, with the policy that this version knows. The table must exist."""
-    found = connection.execute(_PROTECTED, {"table": quoted(Table(table, MetaData(), schema=schema), bare=True)})
-    return bool(found.scalar_one())
+    """Whether row-level security is on, with the policy that this version knows, of each of our tables."""
+    names = [quoted(Table(table + beside, MetaData(), schema=schema), bare=True) for beside in ("", *LANE_TABLES)]
+    return not connection.execute(_UNPROTECTED, {"tables": names}).scalar_one()
 
 
 def _config(
@@ -100,10 +101,12 @@ def _apply(connection: Connection, table: str, schema: str | None, row_level_sec
 
     config = _config(table, schema)
     config.attributes["connection"] = connection
-    if not inspect(connection).has_table(table, schema=schema):
-        # It may have been dropped by hand, with its history still saying that all is done.
+    if _lacks(connection, table, schema):
+        # It may have been dropped by hand, or not restored, with its history saying that all is done.
         command.stamp(config, "base")
     command.upgrade(config, "head")
+    if lacks := _lacks(connection, table, schema):
+        raise SchemaError(f"{lacks}, which no migration brings back: add it as `bento-outbox schema sql` has it")
     # Not again where it is on: it locks the table, and every start of an application may come here.
     if row_level_security and not has_row_level_security(connection, table, schema):
         for statement in protection(table, schema):
@@ -111,17 +114,24 @@ def _apply(connection: Connection, table: str, schema: str | None, row_level_sec
 
 
 def _validate(connection: Connection, table: str, schema: str | None, row_level_security: bool) -> None:
+    if lacks := _lacks(connection, table, schema):
+        raise SchemaError(f"{lacks}: run {apply_command(table, schema)}")
+    if row_level_security and not has_row_level_security(connection, table, schema):
+        name = f"{schema}.{table}" if schema else table
+        command = apply_command(table, schema, row_level_security=True)
+        raise SchemaError(f"row-level security of table {name} is off: run {command}")
+
+
+def _lacks(connection: Connection, table: str, schema: str | None) -> str | None:
+    """What is not there of what this version needs, in words."""
     inspector = inspect(connection)
     metadata = MetaData()
     make_outbox_table(metadata, name=table, schema=schema)
     for wanted in metadata.tables.values():  # the outbox is the first
         name = f"{schema}.{wanted.name}" if schema else wanted.name
         if not inspector.has_table(wanted.name, schema=schema):
-            raise SchemaError(f"table {name} does not exist: run {apply_command(table, schema)}")
+            return f"table {name} does not exist"
         found = {column["name"] for column in inspector.get_columns(wanted.name, schema=schema)}
         if missing := set(wanted.columns.keys()) - found:
-            raise SchemaError(f"table {name} lacks {', '.join(sorted(missing))}: run {apply_command(table, schema)}")
-    if row_level_security and not has_row_level_security(connection, table, schema):
-        name = f"{schema}.{table}" if schema else table
-        command = apply_command(table, schema, row_level_security=True)
-        raise SchemaError(f"row-level security of table {name} is off: run {command}")
+            return f"table {name} lacks {', '.join(sorted(missing))}"
+    return None

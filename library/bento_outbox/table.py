@@ -87,8 +87,8 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
     Index(f"{name}_sent", table.c.tenant_id, sent_since, postgresql_where=sent)
     waits = text("status = 'NEW' AND retry_cnt > 0")
     Index(f"{name}_retry", table.c.tenant_id, table.c.available_at, postgresql_where=waits)
-    key = func.coalesce(table.c.ordering_key, table.c.aggregate_id)
-    Index(f"{name}_failed", table.c.tenant_id, key, table.c.seq, postgresql_where=text("status = 'ERR'"))
+    key = func.hashtextextended(func.coalesce(table.c.ordering_key, table.c.aggregate_id), text("0"))
+    Index(f"{name}_failed_key", table.c.tenant_id, key, table.c.seq, postgresql_where=text("status = 'ERR'"))
     _make_lane_tables(metadata, name, schema)
     return table
 

@@ -153,7 +153,7 @@ class PostgresLaneStore:
         topic = self._topic_of(events[0])
         if topic not in turn.floors:
             return Turned(topic=topic, failed=failed)
-        chosen, size = _cut([event for event in events if self._topic_of(event) == topic])
+        chosen, size = _cut(self._bound_for(topic, events))
         flight = {
             "topic": topic,
             "floor": turn.floors[topic],
@@ -173,6 +173,21 @@ class PostgresLaneStore:
             more=rows[-1]["more"] or len(chosen) < len(events),
             failed=failed,
         )
+
+    def _bound_for(self, topic: str, events: Sequence[Envelope]) -> list[Envelope]:
+        """Those that go there, but none behind one of its key that goes elsewhere: that one may be refused."""
+        bound = [event for event in events if self._topic_of(event) == topic]
+        if len(bound) == len(events) or not self._ordered:
+            return bound
+        there = {event.id for event in bound}
+        elsewhere: set[str] = set()
+        bound = []
+        for event in events:
+            if event.id not in there:
+                elsewhere.add(event.key)
+            elif event.key not in elsewhere:
+                bound.append(event)
+        return bound
 
 
 def _not_behind_locked(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:

@@ -35,7 +35,8 @@ FROM outbox WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :begin
 -- The lane's oldest rows that may go now, with those among them that somebody holds. Where order is kept, a row that waits
 -- for another attempt holds back the later ones of its key, and so does one in ERR where that is wanted.
 -- A thousand large payloads would be more than a process can hold, so it reads no more of them than fit into a flight, at
--- least one, by their size as it is stored (`bytes_through`: of all up to this one). `more`: whether another one follows.
+-- least one, by their size as it is stored (`bytes_through`: of all up to this one), which counts fourfold where it is
+-- compressed. `more`: whether another one follows.
 -- `statement_timestamp` is one moment for all comparisons. Within one statement a row's place in the table is as good as
 -- its key, and finds it without an index: a third of the whole.
 -- The planner goes by statistics, and those may be of a night in which nothing waited: then it takes whatever is read by the
@@ -50,13 +51,15 @@ WITH waiting AS MATERIALIZED (
     SELECT id, tenant_id, aggregate_id, type, schema_id, schema_ver, payload, headers, ordering_key, topic, created_at,
            retry_cnt, seq, outbox.ctid AS place,
            row_number() OVER flight = 1 AS is_first,
-           sum(coalesce(pg_column_size(payload), 0) + :other_bytes) OVER flight AS bytes_through,
+           sum(coalesce(pg_column_size(payload), 0) * CASE WHEN pg_column_compression(payload) IS NULL THEN 1 ELSE 4 END
+               + coalesce(pg_column_size(headers), 0) * CASE WHEN pg_column_compression(headers) IS NULL THEN 1 ELSE 4 END
+               + :other_bytes) OVER flight AS bytes_through,
            lead(seq) OVER flight IS NOT NULL AS more
     FROM outbox
     WHERE tenant_id = :tenant_id AND status = 'NEW' AND seq >= :low_water AND available_at <= statement_timestamp()
           -- Within coalesce the planner does not take the comparison for a rare one, and reads the index in order.
           AND (CAST(:lanes AS int) = 1
-               OR coalesce((hashtext(coalesce(ordering_key, aggregate_id)) & 2147483647) % CAST(:lanes AS int)
+               OR coalesce((hashtext(coalesce(ordering_key, aggregate_id, '')) & 2147483647) % CAST(:lanes AS int)
                            = CAST(:lane AS int), false))
           AND id NOT IN (SELECT unnest(ids) FROM outbox_flight WHERE tenant_id = :tenant_id AND lane = :lane)
           AND (coalesce(outbox.ordering_key, outbox.aggregate_id) NOT IN (SELECT key FROM waiting)
@@ -66,6 +69,8 @@ WITH waiting AS MATERIALIZED (
           AND NOT (:hold_aggregates AND EXISTS (
               SELECT FROM outbox AS failed
               WHERE failed.tenant_id = :tenant_id AND failed.status = 'ERR'
+                    AND hashtextextended(coalesce(failed.ordering_key, failed.aggregate_id), 0)
+                        = hashtextextended(coalesce(outbox.ordering_key, outbox.aggregate_id), 0)
                     AND coalesce(failed.ordering_key, failed.aggregate_id) = coalesce(outbox.ordering_key, outbox.aggregate_id)
                     AND failed.seq < outbox.seq))
     WINDOW flight AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)

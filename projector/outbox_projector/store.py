@@ -12,13 +12,13 @@ import asyncpg
 
 from bento_outbox import Envelope, Refusal
 from bento_outbox.sql_files import Named
+from bento_outbox.stored_text import LONGEST_NAME
 from outbox_projector.database import Connect
 from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
 
 COUNT_LIMIT = 100_000
 """Pending and failed rows are counted exactly up to here; the figure is a lower bound beyond."""
-
 
 _NO_HEADERS = (None, "", "{}")
 
@@ -95,6 +95,8 @@ def read_row(row: asyncpg.Record) -> Envelope:
     if not (event_type and aggregate_id and payload):
         required = {"type": event_type, "aggregate_id": aggregate_id, "payload": payload}
         raise ValueError(f"{next(column for column, value in required.items() if not value)} is empty")
+    if len(event_type) > LONGEST_NAME or (topic and len(topic) > LONGEST_NAME):
+        raise ValueError(f"topic or type has more than {LONGEST_NAME} characters")
     return Envelope(
         id=event_id,
         tenant_id=tenant_id,

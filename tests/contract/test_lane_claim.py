@@ -112,7 +112,7 @@ async def test_nothing_is_claimed_for_a_topic_without_a_producer(
 async def test_a_flight_has_one_topic_and_each_topic_its_own_ids(
     store: PostgresLaneStore, lease: Lease, rows: Rows
 ) -> None:
-    usual, other = await rows.insert(), await rows.insert(topic="another")
+    usual, other = await rows.insert(), await rows.insert(aggregate_id="order-2", topic="another")
     also_usual = await rows.insert()
     floors = Turn(limit=10, floors={TOPIC: 1, "another": 7})
 
@@ -120,6 +120,22 @@ async def test_a_flight_has_one_topic_and_each_topic_its_own_ids(
 
     assert [(flight.topic, flight.ids) for flight in flights] == [(TOPIC, [usual, also_usual]), ("another", [other])]
     assert [flight.first_sequence for flight in flights] == [1, 7]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_an_event_waits_for_an_earlier_one_of_its_key_that_goes_elsewhere(
+    new_store: NewStore, lease: Lease, rows: Rows, ordered: bool
+) -> None:
+    """That one may be refused, and then it is to hold back the later ones."""
+    store = new_store(ordered=ordered)
+    first, elsewhere, last = await rows.insert(), await rows.insert(topic="another"), await rows.insert()
+    others = await rows.insert(aggregate_id="order-2")
+    floors = Turn(limit=10, floors={TOPIC: 1, "another": 1})
+
+    flights = [turned.flight.ids for _ in range(4) if (turned := await store.turn(lease, floors)).flight]
+
+    in_order, at_once = [[first, others], [elsewhere], [last]], [[first, last, others], [elsewhere]]
+    assert flights == (in_order if ordered else at_once)
 
 
 async def test_a_flight_has_an_upper_bound_of_bytes_and_a_larger_row_flies_alone(
@@ -134,11 +150,8 @@ async def test_a_flight_has_an_upper_bound_of_bytes_and_a_larger_row_flies_alone
     assert flights == [inserted[:2], inserted[2:3], inserted[3:4], inserted[4:]]
 
 
-async def test_of_large_rows_no_more_are_read_than_fit_into_a_flight(
-    store: PostgresLaneStore, lease: Lease, rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thousand of them would not fit into a pod's memory."""
-    inserted = [await rows.insert(payload={"note": randbytes(FLIGHT_BYTES // 20).hex()}) for _ in range(25)]
+def _counted(store: PostgresLaneStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each claim of it reads from now on."""
     read: list[int] = []
     candidates = store._sql["candidates"]
     rows_of = candidates.rows
@@ -149,6 +162,38 @@ async def test_of_large_rows_no_more_are_read_than_fit_into_a_flight(
         return found
 
     monkeypatch.setattr(candidates, "rows", counted)
+    return read
+
+
+@pytest.mark.parametrize("where", ["payload", "headers"])
+async def test_of_rows_that_are_stored_compressed_fewer_are_read_than_seem_to_fit(
+    store: PostgresLaneStore,
+    lease: Lease,
+    rows: Rows,
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """What a page of the table holds may be a hundred pages of JSON."""
+    for _ in range(30):
+        await rows.insert(**{where: {"note": "x" * 100_000}})
+    stored = text(f"SELECT max(pg_column_size({where})) FROM outbox WHERE tenant_id = :tenant")
+    async with sessions() as session:
+        size = (await session.execute(stored, {"tenant": rows.tenant})).scalar_one()
+    read = _counted(store, monkeypatch)
+    monkeypatch.setattr("outbox_projector.lane_store.FLIGHT_BYTES", 20 * size)
+
+    await store.turn(lease, replace(CLAIM, limit=1000))
+
+    assert read == [4]
+
+
+async def test_of_large_rows_no_more_are_read_than_fit_into_a_flight(
+    store: PostgresLaneStore, lease: Lease, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand of them would not fit into a pod's memory."""
+    inserted = [await rows.insert(payload={"note": randbytes(FLIGHT_BYTES // 20).hex()}) for _ in range(25)]
+    read = _counted(store, monkeypatch)
     turned = [await store.turn(lease, replace(CLAIM, limit=1000)) for _ in range(3)]
 
     assert [flight.ids for turn in turned if (flight := turn.flight)] == [
@@ -250,6 +295,9 @@ def _nested(depth: int) -> str:
         ({}, {"headers": f"'{{\"long\": {'9' * 5000}}}'"}, "integer string conversion"),
         ({"type": ""}, {}, "type is empty"),
         ({"aggregate_id": ""}, {}, "aggregate_id is empty"),
+        # An entry of an index would have no room for it, and what is known of a topic is found by one.
+        ({"topic": randbytes(2000).hex()}, {}, "topic or type has more than 500 characters"),
+        ({"type": randbytes(2000).hex()}, {}, "topic or type has more than 500 characters"),
     ],
 )
 async def test_a_row_that_cannot_be_read_becomes_err_and_the_others_fly(
@@ -313,6 +361,22 @@ async def test_rows_of_an_older_table_may_hold_null(empty_engine: AsyncEngine, t
         readable: ("NEW", 1, "not now"),
         hopeless: ("ERR", 1, "the row cannot be read: payload is empty"),
     }
+
+
+async def test_a_row_without_a_key_is_in_one_of_several_lanes(empty_engine: AsyncEngine, tenant: str) -> None:
+    """Or it would wait for ever, and nobody would be told."""
+    sessions = async_sessionmaker(empty_engine)
+    await apply_schema(empty_engine)
+    async with empty_engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE outbox ALTER aggregate_id DROP NOT NULL"))
+    rows = Rows(sessions, tenant)
+    await rows.insert(aggregate_id=None)
+    store = PostgresLaneStore(borrowed(sessions), outbox_table, tenant_id=tenant, retries=Retries(), topic_of=topic_of)
+
+    turned = [await store.turn(await acquired(sessions, tenant, lane=lane, lanes=2), CLAIM) for lane in range(2)]
+
+    assert sorted(turn.failed for turn in turned) == [0, 1]
+    assert [row.last_error for row in await rows.all()] == ["the row cannot be read: aggregate_id is empty"]
 
 
 async def test_the_core_table_and_the_statements_mean_the_same_columns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import randbytes
 from typing import Any
 
 import pytest
@@ -188,6 +189,23 @@ async def test_refused_events_wait_or_become_err_and_the_others_are_sent(
 
     assert (turned.retried, turned.failed) == (1, 1)
     assert await rows.statuses() == ["NEW", "SENT", "ERR"]
+
+
+@pytest.mark.parametrize("column", ["aggregate_id", "ordering_key"])
+async def test_an_event_with_a_very_long_key_may_fail_as_well(
+    new_store: NewStore, lease: Lease, rows: Rows, column: str
+) -> None:
+    """An entry of an index would have no room for the key, and failed rows are found by theirs."""
+    store, key = new_store(hold_aggregates=True), randbytes(4000).hex()
+    failing = await rows.insert(**{column: key})
+    flight = await claimed(store, lease)
+    held, other = await rows.insert(**{column: key}), await rows.insert()
+
+    never = {failing: Refusal("never", permanent=True)}
+    turned = await store.turn(lease, replace(CLAIM, settled=flight, refused=never))
+
+    assert (turned.failed, turned.flight and turned.flight.ids) == (1, [other])
+    assert [(row.id, row.status) for row in await rows.all()][:2] == [(failing, "ERR"), (held, "NEW")]
 
 
 async def test_sent_rows_have_a_time_and_no_error(store: PostgresLaneStore, lease: Lease, rows: Rows) -> None:

@@ -241,14 +241,58 @@ async def test_check_says_which_columns_are_missing(empty_engine: AsyncEngine) -
     )
 
 
-async def test_a_table_that_was_dropped_by_hand_is_made_again(empty_engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("lost", ["TABLE outbox", "TABLE outbox_request", "TABLE outbox_stream", "COLUMN topic"])
+async def test_what_was_dropped_by_hand_is_made_again(empty_engine: AsyncEngine, lost: str) -> None:
     """Its history says that nothing is left to do."""
     await apply_schema(empty_engine)
-    await _execute(empty_engine, "DROP TABLE outbox")
+    await _execute(empty_engine, f"ALTER TABLE outbox DROP {lost}" if lost.startswith("COLUMN") else f"DROP {lost}")
+    with pytest.raises(SchemaError, match="run `bento-outbox schema apply`"):
+        await validate_schema(empty_engine)
 
     await apply_schema(empty_engine)
 
     await validate_schema(empty_engine)
+
+
+async def test_what_no_migration_brings_back_is_said(empty_engine: AsyncEngine) -> None:
+    await apply_schema(empty_engine)
+    await _execute(empty_engine, "ALTER TABLE outbox_lane DROP COLUMN epoch")
+
+    with pytest.raises(SchemaError, match=r"^table outbox_lane lacks epoch, which no migration brings back: add it as"):
+        await apply_schema(empty_engine)
+
+
+async def test_row_level_security_of_every_table_is_checked(empty_engine: AsyncEngine) -> None:
+    await apply_schema(empty_engine, row_level_security=True)
+    await _execute(empty_engine, "DROP TABLE outbox_request")
+    await apply_schema(empty_engine)
+    with pytest.raises(SchemaError, match=r"^row-level security of table outbox is off: run"):
+        await validate_schema(empty_engine, row_level_security=True)
+
+    await apply_schema(empty_engine, row_level_security=True)
+
+    await validate_schema(empty_engine, row_level_security=True)
+
+
+async def test_an_index_by_the_keys_themselves_gives_way_to_one_by_their_hash(empty_engine: AsyncEngine) -> None:
+    """Made by an older version, it would refuse a failed row whose key is longer than its entries can be."""
+    await apply_schema(empty_engine, schema="public")
+    await _execute(
+        empty_engine,
+        "DROP INDEX outbox_failed_key;\n"
+        "CREATE INDEX outbox_failed ON outbox (tenant_id, (coalesce(ordering_key, aggregate_id)), seq)"
+        " WHERE status = 'ERR';\n"
+        "UPDATE outbox_alembic_version SET version_num = 'bento_outbox_0003'",
+    )
+
+    await apply_schema(empty_engine, schema="public")
+
+    _, indexes = await _storage(empty_engine)
+    assert [index for index in indexes if "outbox_failed" in index] == [
+        "CREATE INDEX outbox_failed_key ON public.outbox USING btree"
+        " (tenant_id, hashtextextended(COALESCE(ordering_key, aggregate_id), (0)::bigint), seq)"
+        " WHERE (status = 'ERR'::text)"
+    ]
 
 
 async def test_tables_of_several_applications_share_a_database(empty_engine: AsyncEngine) -> None:

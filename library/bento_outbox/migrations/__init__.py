@@ -52,6 +52,7 @@ def upgrade_outbox(
     create_outbox_table(op, table=table, schema=schema)
     create_lane_tables(op, table=table, schema=schema)
     add_layout_origin(op, table=table, schema=schema)
+    hash_failed_keys(op, table=table, schema=schema)
     if row_level_security:
         enable_row_level_security(op, table=table, schema=schema)
 
@@ -95,6 +96,16 @@ def add_layout_origin(op: Operations, *, table: str = "outbox", schema: str | No
 def drop_layout_origin(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
     """Drops it: a part of going back."""
     _execute(op, "no_layout_origin.sql", table, schema)
+
+
+def hash_failed_keys(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """Makes the index of failed rows, by the hash of their keys: a part of `upgrade_outbox`."""
+    _execute(op, "failed_key.sql", table, schema)
+
+
+def unhash_failed_keys(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:
+    """The index as it was before: a part of going back."""
+    _execute(op, "no_failed_key.sql", table, schema)
 
 
 def drop_lane_tables(op: Operations, *, table: str = "outbox", schema: str | None = None) -> None:

@@ -55,7 +55,3 @@ ALTER TABLE outbox_flight ALTER COLUMN ids SET STORAGE EXTERNAL;
 -- Serves the claim: rows that wait for another attempt, which hold back later rows of their aggregate. Only rows that
 -- were refused are in it.
 CREATE INDEX IF NOT EXISTS outbox_retry ON outbox (tenant_id, available_at) WHERE status = 'NEW' AND retry_cnt > 0;
-
--- Serves the claim where a failed event holds back the later ones of its key. Only failed rows are in it.
-CREATE INDEX IF NOT EXISTS outbox_failed ON outbox (tenant_id, (coalesce(ordering_key, aggregate_id)), seq)
-    WHERE status = 'ERR';
