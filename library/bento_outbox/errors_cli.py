@@ -21,7 +21,7 @@ _Command = Callable[..., None]
 _SHOWN_CHARACTERS = 100
 
 
-class _Moment(click.ParamType[datetime]):
+class _Moment(click.ParamType):  # type: ignore[type-arg] # generic from click 8.4 on
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
