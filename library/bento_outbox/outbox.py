@@ -109,7 +109,7 @@ def _checked(payload: bytes, kind: EventType) -> bytes:
     try:
         payload.decode()
         _json.decode(payload)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise EventNotEncodable(
             f"event {kind.name!r} was not encoded as JSON by its codec or model: {error}"
         ) from error

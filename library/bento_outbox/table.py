@@ -6,8 +6,11 @@ have defaults. The migrations in `bento_outbox.migrations` create it; this modul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import (
     ARRAY,
+    DDL,
     BigInteger,
     Boolean,
     Column,
@@ -19,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    event,
     func,
     text,
 )
@@ -79,8 +83,8 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
         Column("last_error", Text),
         Column("sent_at", DateTime(timezone=True)),
         schema=schema,
-        postgresql_with=AUTOVACUUM,
     )
+    _store(table, AUTOVACUUM)
     unsent, sent = text("status <> 'SENT'"), text("status = 'SENT'")
     Index(f"{name}_tenant_status_seq", table.c.tenant_id, table.c.status, table.c.seq, postgresql_where=unsent)
     sent_since = func.coalesce(table.c.sent_at, table.c.created_at)
@@ -95,7 +99,6 @@ def make_outbox_table(metadata: MetaData, *, name: str = "outbox", schema: str |
 
 def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None:
     """What they are for is said in `lane_tables.sql`."""
-    often_updated = {"fillfactor": 50}
     Table(
         f"{name}_layout",
         metadata,
@@ -104,7 +107,7 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("origin", Text, nullable=False, server_default=text("(gen_random_uuid())::text")),
         schema=schema,
     )
-    Table(
+    member = Table(
         f"{name}_member",
         metadata,
         Column("tenant_id", Text, primary_key=True),
@@ -113,9 +116,8 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("wanted", Integer, nullable=False),
         Column("beat_at", DateTime(timezone=True), nullable=False),
         schema=schema,
-        postgresql_with=often_updated,
     )
-    Table(
+    lane = Table(
         f"{name}_lane",
         metadata,
         Column("tenant_id", Text, primary_key=True),
@@ -124,9 +126,8 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("epoch", BigInteger, nullable=False, server_default=text("0")),
         Column("lease_until", DateTime(timezone=True)),
         schema=schema,
-        postgresql_with=often_updated,
     )
-    Table(
+    stream = Table(
         f"{name}_stream",
         metadata,
         Column("tenant_id", Text, primary_key=True),
@@ -134,7 +135,6 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("topic", Text, primary_key=True),
         Column("next_sequence", BigInteger, nullable=False),
         schema=schema,
-        postgresql_with=often_updated,
     )
     Table(
         f"{name}_flight",
@@ -148,7 +148,15 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
         Column("by_key", Boolean, nullable=False, server_default=text("false")),
         schema=schema,
     )
+    for often_updated in (member, lane, stream):
+        _store(often_updated, {"fillfactor": 50})
     _make_request_table(metadata, name, schema)
+
+
+def _store(table: Table, parameters: Mapping[str, int]) -> None:
+    """Sets storage parameters of a table where the metadata creates it. (SQLAlchemy knows them from 2.1 on.)"""
+    settings = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+    event.listen(table, "after_create", DDL(f"ALTER TABLE %(fullname)s SET ({settings})"))
 
 
 def _make_request_table(metadata: MetaData, name: str, schema: str | None) -> None:
