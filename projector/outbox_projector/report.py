@@ -21,6 +21,11 @@ WRITES_AT_ONCE = 5
 SECONDS_A_WRITE = 15.0
 """Material changes are written at once as long as they come no faster than this in the long run: a tenant that flaps
 may not keep the API server busy."""
+EARLIEST = 0.8
+"""Of the time between two heartbeats."""
+SETTLED_SECONDS = 60.0
+"""After so long the pod before has ended: its grace is 30 s. What a pod said first is said again then, since the one
+before it may have spoken in between."""
 
 
 class Pace:
@@ -31,14 +36,18 @@ class Pace:
         self._uniform = uniform
         self._tokens = float(WRITES_AT_ONCE)
         self._heartbeat = 0.0
+        self._age = 0.0
 
     def allows(self, elapsed: float, *, material: bool) -> bool:
         return elapsed >= self._heartbeat or (material and self._filled(elapsed) >= 1)
 
     def wrote(self, elapsed: float) -> None:
         self._tokens = max(0.0, self._filled(elapsed) - 1)
+        self._age += elapsed
+        is_settled = self._age >= EARLIEST * SETTLED_SECONDS
+        longest = self._longest if is_settled else min(SETTLED_SECONDS, self._longest)
         # Tenants that were started together shall not report together for ever; never later than promised.
-        self._heartbeat = self._uniform(0.8 * self._longest, self._longest)
+        self._heartbeat = self._uniform(EARLIEST * longest, longest)
 
     def _filled(self, elapsed: float) -> float:
         return min(float(WRITES_AT_ONCE), self._tokens + elapsed / SECONDS_A_WRITE)

@@ -4,7 +4,8 @@ It looks soon after the lanes have settled something or a connection came or wen
 a minute: what waits for long changes slowly, in proportion. It writes only what is material or due.
 
 Replicas of one tenant write one status. A replica that stands by, without a lane, has delivered nothing and would say
-so: as long as nothing is wrong with it and another one reports, it leaves the status alone.
+so: as long as nothing is wrong with it and another one reports, it leaves the status alone. So does a pod that ends,
+whatever it thinks is wrong: one that reported after it goes on, perhaps of a newer spec, and would not contradict.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Reporter:
         self._unwritten = False
         self._written_at = clock()
         self._written_total = 0
+        self._reported: str | None = None  # the time of our last report in the status
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -121,13 +123,13 @@ class Reporter:
         await self.report(last=True)
 
     async def report(self, *, last: bool = False) -> None:
-        """One measurement, and a write if it is worth one; the last one always is: it stays until the next pod's."""
+        """One measurement, and a write if it is worth one. The last one is: where no pod follows, it stays."""
         await self._measure()
         if self._health.database.status != FALSE and self._broker_is_idle():
             await self._check_broker()
         # At the end all lanes are given back already.
         stood_by, self._stands_by = self._stands_by, self._stands_by if last else not self._carries()
-        await self._write(due=last or (stood_by and not self._stands_by))
+        await self._write(due=last or (stood_by and not self._stands_by), last=last)
 
     def _broker_is_idle(self) -> bool:
         """With rows waiting, the loop's own publish tells more than a check; unless all of them wait for later."""
@@ -155,7 +157,7 @@ class Reporter:
         except BusUnavailable as error:
             self._health.broker_failed(error)
 
-    async def _write(self, *, due: bool) -> None:
+    async def _write(self, *, due: bool, last: bool) -> None:
         if self._writer is None:
             return
         now = self._clock()
@@ -170,8 +172,9 @@ class Reporter:
             if not due and not self._pace.allows(elapsed, material=material):
                 self._unwritten = material
                 return
-            if not (self._stands_by and await self._another_reports(self._writer, now)):
+            if not await self._is_anothers(self._writer, now, last=last):
                 await self._writer.write(status)
+                self._reported = status["projector"]["reportedTime"]
         except StatusWriteFailed as error:
             self._unwritten = True
             log.warning("status not written", cause=str(error))
@@ -180,9 +183,18 @@ class Reporter:
             self._pace.wrote(elapsed)
             self._written, self._written_at, self._written_total = status, now, self._health.sent_total
 
-    async def _another_reports(self, writer: StatusWriter, now: datetime) -> bool:
-        if FALSE in (self._health.database.status, self._health.broker.status):
+    async def _is_anothers(self, writer: StatusWriter, now: datetime, *, last: bool) -> bool:
+        """Whether the status is left to another pod."""
+        in_trouble = FALSE in (self._health.database.status, self._health.broker.status)
+        if not last and (in_trouble or not self._stands_by):
             return False
         await writer.read()
         reported = writer.latest.get("status", {}).get("projector", {}).get("reportedTime")
-        return reported is not None and now - datetime.fromisoformat(reported) < self._heartbeat
+        if reported in (None, self._reported) or now - datetime.fromisoformat(reported) >= self._heartbeat:
+            return False
+        # Where all pods end, the one that reported may have ended before us, and not known what we still delivered.
+        return not last or _wants_pods(writer.latest.get("spec", {}))
+
+
+def _wants_pods(spec: Mapping[str, Any]) -> bool:
+    return spec.get("state") != "Paused" and spec.get("replicas") != 0

@@ -9,7 +9,15 @@ import pytest
 
 from bento_outbox import BusUnavailable, __version__
 from outbox_projector.health import Health
-from outbox_projector.report import SECONDS_A_WRITE, WRITES_AT_ONCE, Pace, Status, build_status, is_material
+from outbox_projector.report import (
+    SECONDS_A_WRITE,
+    SETTLED_SECONDS,
+    WRITES_AT_ONCE,
+    Pace,
+    Status,
+    build_status,
+    is_material,
+)
 from outbox_projector.store import COUNT_LIMIT, Backlog
 
 
@@ -150,3 +158,15 @@ def test_anything_is_written_once_a_heartbeat_somewhat_early_at_random() -> None
 
     assert not pace.allows(47.9, material=False)
     assert pace.allows(48, material=False)
+
+
+def test_what_a_new_pod_says_is_said_again_when_the_pod_before_it_is_gone() -> None:
+    """The pod before it may have spoken after it, of a spec that is no more."""
+    pace = Pace(3600, uniform=max)
+    pace.wrote(5)
+    pace.wrote(2)
+    assert not pace.allows(SETTLED_SECONDS - 1, material=False)
+    assert pace.allows(SETTLED_SECONDS, material=False)
+
+    pace.wrote(SETTLED_SECONDS)
+    assert not pace.allows(3599, material=False)

@@ -53,6 +53,12 @@ class ApiServer:
         if self.refuses:
             raise StatusWriteFailed("the API server answered 500")
         self.written.append(status)
+        self.shown = self.latest = {**self.shown, "status": status}
+
+    def another_reports(self, clock: Any, *, seconds_ago: float = 0) -> None:
+        """Another pod of the tenant writes its report."""
+        reported = timestamp(clock() - timedelta(seconds=seconds_ago))
+        self.shown = {**self.shown, "status": {"projector": {"reportedTime": reported}}}
 
 
 class CountingBus(InMemoryMessageBus):
@@ -346,6 +352,46 @@ async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: A
     assert [status["projector"]["pending"] for status in api.written] == [0, 9]
 
 
+@pytest.mark.parametrize("trouble", [None, NO_DATABASE])
+async def test_the_last_word_is_that_of_the_pod_that_goes_on(
+    reporter: Reporter, api: ApiServer, health: Health, clock: Any, trouble: DatabaseUnavailable | None
+) -> None:
+    """After a change of the spec either of the two may be the one that reaches its database."""
+    if trouble is not None:
+        health.database_failed(trouble)
+    await reporter.report()
+    clock.advance(1)
+    api.another_reports(clock)
+    await reporter.report(last=True)
+
+    assert len(api.written) == 1
+
+
+async def test_a_pod_that_ends_reports_what_is_left_when_the_others_have_fallen_silent(
+    reporter: Reporter, api: ApiServer, clock: Any
+) -> None:
+    await reporter.report()
+    api.another_reports(clock)
+    clock.advance(60)
+    await reporter.report(last=True)
+
+    assert len(api.written) == 2
+
+
+@pytest.mark.parametrize("spec", [{"state": "Paused", "replicas": 2}, {"state": "Running", "replicas": 0}])
+async def test_where_all_pods_end_each_reports_what_is_left(
+    reporter: Reporter, api: ApiServer, clock: Any, spec: dict[str, Any]
+) -> None:
+    """The first to end does not know what the second one still delivers."""
+    await reporter.report()
+    clock.advance(1)
+    api.shown = {"spec": spec}
+    api.another_reports(clock)
+    await reporter.report(last=True)
+
+    assert len(api.written) == 2
+
+
 async def test_without_a_writer_the_health_is_kept_up_to_date(table: Any, bus: CountingBus, health: Health) -> None:
     reporter = Reporter(connect=table, store=table, bus=bus, tenant_id="acme", health=health, writer=None)
     await reporter.report()
@@ -371,7 +417,7 @@ def replica() -> Replica:
 @pytest.fixture
 def stands_by(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock: Any, replica: Replica) -> Reporter:
     """Of a replica without a lane, with another one whose report is half a minute old."""
-    api.shown = {"status": {"projector": {"reportedTime": timestamp(clock() - timedelta(seconds=30))}}}
+    api.another_reports(clock, seconds_ago=30)
     own = {"connect": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health, "writer": api}
     return Reporter(**own, heartbeat_seconds=60, clock=clock, uniform=max, carries=replica)
 
@@ -405,6 +451,19 @@ async def test_a_replica_that_stands_by_reports_what_is_wrong(
     health.database_failed(NO_DATABASE)
     await stands_by.report()
     assert len(api.written) == 1
+
+
+async def test_a_replica_that_stands_by_takes_its_trouble_back_itself(
+    stands_by: Reporter, api: ApiServer, health: Health, clock: Any
+) -> None:
+    """Its own report is not another's: the one that delivers saw no trouble, and is silent until its heartbeat."""
+    health.database_failed(NO_DATABASE)
+    await stands_by.report()
+    health.database_answered()
+    clock.advance(1)
+    await stands_by.report()
+
+    assert [_condition(status, "DatabaseReachable")[0] for status in api.written] == ["False", "True"]
 
 
 async def test_a_replica_that_takes_over_reports_at_once_and_until_its_end(
