@@ -23,6 +23,8 @@ log = structlog.get_logger()
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 STUCK_AFTER_SECONDS = 120
 """A turn of the loop takes at most a claim, a publish and a settle, each with its own time limit below this sum."""
+BROKER_SILENT_SECONDS = 30
+"""A lane that has something to publish has tried it again by then, also in an outage."""
 
 
 def utc_now() -> datetime:
@@ -70,7 +72,7 @@ class Health:
         self.sent_total = 0
         self.last_published: datetime | None = None
         self.is_listening = False
-        self._last_turn = now
+        self._last_turn = self._broker_heard = now
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -87,6 +89,12 @@ class Health:
         """Both connections were tried, or the first failed, which is known and reported."""
         return self.database.status == FALSE or UNKNOWN not in (self.database.status, self.broker.status)
 
+    @property
+    def broker_is_silent(self) -> bool:
+        """No lane tries it: nothing waits, all that waits is for later, or other processes have the lanes."""
+        silence = (self._clock() - self._broker_heard).total_seconds()
+        return not self._troubles and silence >= BROKER_SILENT_SECONDS
+
     def turned(self) -> None:
         self._last_turn = self._clock()
 
@@ -102,6 +110,7 @@ class Health:
 
     def broker_answered(self, lane: int | None = None) -> None:
         """lane: None when it was a check while nothing waits, so that no lane has anything to get through with."""
+        self._broker_heard = self._clock()
         if lane is None:
             self._troubles.clear()
         else:
@@ -114,6 +123,7 @@ class Health:
         self._metrics.broker_up.set(1)
 
     def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:
+        self._broker_heard = self._clock()
         if lane is not None:
             self._troubles[lane] = error
         self._become(self.broker, FALSE, error.reason, str(error))

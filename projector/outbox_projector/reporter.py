@@ -132,9 +132,9 @@ class Reporter:
         await self._write(due=last or (stood_by and not self._stands_by), last=last)
 
     def _broker_is_idle(self) -> bool:
-        """With rows waiting, the loop's own publish tells more than a check; unless all of them wait for later."""
-        backlog = self._health.backlog
-        return backlog is None or backlog.pending == 0 or self._health.broker.status == UNKNOWN
+        """With rows waiting, the loop's own publish tells more than a check; unless it has none."""
+        backlog, unknown = self._health.backlog, self._health.broker.status == UNKNOWN
+        return backlog is None or backlog.pending == 0 or unknown or self._health.broker_is_silent
 
     async def _measure(self) -> None:
         # Whether the database can be used is the loop's to say: a role without the right to update, or a standby,

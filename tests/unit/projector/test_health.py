@@ -8,7 +8,7 @@ import pytest
 
 from bento_outbox import BusUnavailable
 from outbox_projector.database_errors import DatabaseUnavailable
-from outbox_projector.health import STUCK_AFTER_SECONDS, Health
+from outbox_projector.health import BROKER_SILENT_SECONDS, STUCK_AFTER_SECONDS, Health
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import COUNT_LIMIT, Backlog
 
@@ -66,6 +66,20 @@ def test_a_check_while_nothing_waits_speaks_for_all_lanes(health: Health) -> Non
     health.broker_answered(0)
 
     assert health.broker.status == "True"
+
+
+def test_the_broker_is_silent_when_no_lane_has_tried_it_for_a_while(health: Health, clock: Any) -> None:
+    for told in (health.broker_answered, lambda: health.broker_answered(0), lambda: health.broker_failed(NO_NAMESPACE)):
+        told()
+        clock.advance(BROKER_SILENT_SECONDS - 1)
+        assert not health.broker_is_silent
+        clock.advance(1)
+        assert health.broker_is_silent
+
+    # A lane in trouble tries again, however long each attempt takes.
+    health.broker_failed(NO_NAMESPACE, 0)
+    clock.advance(BROKER_SILENT_SECONDS)
+    assert not health.broker_is_silent
 
 
 def test_the_trouble_of_a_lane_that_another_process_has_now_is_not_ours(health: Health) -> None:

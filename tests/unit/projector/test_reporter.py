@@ -12,7 +12,7 @@ import pytest
 
 from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector.database_errors import DatabaseUnavailable
-from outbox_projector.health import Health
+from outbox_projector.health import BROKER_SILENT_SECONDS, Health
 from outbox_projector.report import Status, timestamp
 from outbox_projector.reporter import MEASURING_SHARE, Reporter, StatusWriteFailed
 from outbox_projector.store import Backlog
@@ -294,6 +294,22 @@ async def test_a_broker_that_nobody_tried_yet_is_checked_though_rows_wait(
     await reporter.report()
 
     assert _condition(api.written[0], "BrokerReachable") == ("True", "Connected")
+
+
+@pytest.mark.parametrize("carries", [True, False])
+async def test_what_a_check_found_is_taken_back_by_one_where_no_lane_tries_what_waits(
+    stands_by: Reporter, replica: Replica, api: ApiServer, bus: CountingBus, table: Table, clock: Any, carries: bool
+) -> None:
+    """Held rows may wait for ever, and a replica without a lane never publishes."""
+    replica.carries = carries
+    bus.go_down()
+    await stands_by.report()
+    table.answer = Backlog(pending=1, errors=0, oldest_seconds=0)
+    bus.come_back()
+    clock.advance(BROKER_SILENT_SECONDS)
+    await stands_by.report()
+
+    assert [_condition(status, "BrokerReachable")[0] for status in api.written] == ["False", "True"]
 
 
 async def test_without_a_database_the_broker_is_not_checked(
