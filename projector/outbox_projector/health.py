@@ -109,7 +109,7 @@ class Health:
         self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
 
     def broker_answered(self, lane: int | None = None) -> None:
-        """lane: None when it was a check while nothing waits, so that no lane has anything to get through with."""
+        """lane: None when it was a check while no lane tries, so that none has anything to get through with."""
         self._broker_heard = self._clock()
         if lane is None:
             self._troubles.clear()

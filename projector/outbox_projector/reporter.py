@@ -149,6 +149,8 @@ class Reporter:
         except DatabaseUnavailable as error:
             if self._health.database.status == UNKNOWN:
                 self._health.database_failed(error)
+            elif self._health.database.status != FALSE:
+                log.warning("backlog not measured", cause=str(error))
 
     async def _check_broker(self) -> None:
         try:

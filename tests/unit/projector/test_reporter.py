@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import CapturedCall, CapturingLogger
 
 from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector.database_errors import DatabaseUnavailable
@@ -348,13 +349,17 @@ async def test_a_database_that_answers_here_but_not_to_the_loop_stays_unreachabl
 
 
 async def test_a_measurement_that_fails_while_the_loop_works_is_no_outage(
-    reporter: Reporter, api: ApiServer, table: Table, health: Health
+    reporter: Reporter, api: ApiServer, table: Table, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     health.database_answered()
     table.answer = NO_DATABASE
+    logs = CapturingLogger()
+    monkeypatch.setattr("outbox_projector.reporter.log", logs)
     await reporter.report()
 
     assert _condition(api.written[0], "DatabaseReachable") == ("True", "Connected")
+    # The counts stay as they were, and nobody else would tell why.
+    assert logs.calls == [CapturedCall("warning", ("backlog not measured",), {"cause": "no database"})]
 
 
 async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: ApiServer, table: Table) -> None:
