@@ -158,6 +158,12 @@ def pod_affinity(kind: str = "podAffinity", /, **selector: Any) -> Manifest:
             id="an annotation of the operator's",
         ),
         pytest.param(
+            pod(annotations={"container.apparmor.security.beta.kubernetes.io/projector": "unconfined"}),
+            "spec.pod.annotations",
+            "pod.annotations must not begin with container.apparmor.security.beta.kubernetes.io/",
+            id="an annotation that takes AppArmor away",
+        ),
+        pytest.param(
             pod(serviceAccountAnnotations={"outbox.bento.dev/mine": "x"}),
             "spec.pod.serviceAccountAnnotations",
             "pod.serviceAccountAnnotations must not begin with outbox.bento.dev/",
