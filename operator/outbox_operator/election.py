@@ -205,6 +205,9 @@ class Election:
         }
         if record is not None:
             manifest["metadata"]["resourceVersion"] = record.version
-        # A manager per replica, so that of two that create it at the same time one meets a conflict.
-        applied = await self._cluster.apply(LEASE, manifest, force=record is not None, manager=self._me)
+            applied = await self._cluster.apply(LEASE, manifest, force=True)
+        else:
+            # Under a name of its own, so that of two that create it at the same time one meets a conflict. Only then:
+            # the Lease keeps every name under which it was written, for ever.
+            applied = await self._cluster.apply(LEASE, manifest, force=False, manager=self._me)
         return Record.of(applied)

@@ -151,6 +151,11 @@ class InMemoryCluster:
             raise NotFound(f'{kind.plural} "{name}" not found')
         return {"apiVersion": kind.api_version, "kind": kind.kind, **unflatten(stored.fields)}
 
+    def managers(self, kind: Kind, namespace: str, name: str) -> set[str]:
+        """Who owns fields of an object: its managedFields have an entry for each."""
+        stored = self._stored[_Address(kind, namespace, name)]
+        return {manager for (manager, _), paths in stored.owners.items() if paths}
+
     @property
     def writes(self) -> Sequence[str]:
         """What the operator applied so far."""

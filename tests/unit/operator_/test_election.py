@@ -19,7 +19,7 @@ from outbox_operator.election import (
     decide,
 )
 from outbox_operator.errors import Unreachable
-from outbox_operator.keys import LEASE
+from outbox_operator.keys import FIELD_MANAGER, LEASE
 from outbox_operator.testing import InMemoryCluster, ManualClock
 
 
@@ -70,6 +70,19 @@ class World:
             for replica in replicas:
                 await replica.step()
 
+    async def step_at_once(self, *replicas: Election) -> None:
+        """Each has read the Lease before any of them writes it."""
+        get, all_have_read = self.cluster.get, asyncio.Barrier(len(replicas))
+
+        async def slow(*args: Any) -> Any:
+            try:
+                return await get(*args)
+            finally:
+                await all_have_read.wait()
+
+        self.cluster.get = slow  # type: ignore[method-assign]
+        await asyncio.gather(*(replica.step() for replica in replicas))
+
 
 @pytest.fixture
 def world() -> World:
@@ -99,6 +112,16 @@ async def test_a_given_back_lease_is_taken_at_the_next_look(world: World) -> Non
     assert (world.lease()["holderIdentity"], world.lease()["leaseTransitions"]) == ("b", 2)
 
 
+async def test_the_lease_does_not_grow_with_those_who_led(world: World) -> None:
+    """The API server keeps an entry for each field manager, for ever, and all of them are in each renewal."""
+    for name in "abcde":
+        replica = world.replica(name)
+        await world.run(replica, seconds=3)
+        assert world.lease()["holderIdentity"] == name
+        await replica.release()
+    assert world.cluster.managers(LEASE, "outbox", "outbox-operator") == {"a", FIELD_MANAGER}
+
+
 async def test_a_lease_is_given_back_though_the_answer_to_a_renewal_never_came(world: World) -> None:
     a = world.replica("a")
     await world.run(a, seconds=1)
@@ -125,9 +148,9 @@ async def test_a_replica_that_starts_waits_a_whole_duration_whatever_the_lease_s
     assert not b.holds
 
 
-async def test_of_two_that_see_nobody_one_leads(world: World) -> None:
+async def test_of_several_that_see_nobody_one_leads(world: World) -> None:
     replicas = [world.replica(name) for name in "abc"]
-    await asyncio.gather(*(replica.step() for replica in replicas))
+    await world.step_at_once(*replicas)
     assert [replica.holds for replica in replicas].count(True) == 1
 
 
@@ -135,16 +158,7 @@ async def test_of_two_that_see_the_same_lease_run_out_one_leads(world: World) ->
     a, b, c = (world.replica(name) for name in "abc")
     await world.run(a, b, c, seconds=1)
     world.clock.advance(DURATION_SECONDS)
-    get = world.cluster.get
-    both_have_read = asyncio.Barrier(2)
-
-    async def slow(*args: Any) -> Any:
-        found = await get(*args)
-        await both_have_read.wait()
-        return found
-
-    world.cluster.get = slow  # type: ignore[method-assign]
-    await asyncio.gather(b.step(), c.step())
+    await world.step_at_once(b, c)
     assert [b.holds, c.holds].count(True) == 1
 
 
