@@ -171,6 +171,9 @@ class Election:
             raise LeadershipLost(f"The Lease {self._name} is held by {record.holder if record else 'nobody'}.")
         if step is Step.WAIT:
             return
+        if step is not Step.RENEW:
+            # Before the write, whose answer may never come: then the next look finds the Lease to be ours already.
+            self.ran_out = record is not None and bool(record.holder)
         try:
             written = await self._write(record, holder=self._me)
         except Conflict:
@@ -178,7 +181,6 @@ class Election:
         self._seen = written, began
         self._renewed = began
         if not self.leading.is_set():
-            self.ran_out = record is not None and record.holder not in ("", self._me)
             logger.info("leading", lease=self._name, me=self._me, transitions=written.transitions)
             self.leading.set()
 

@@ -174,6 +174,25 @@ async def test_a_leader_that_is_cut_off_ends_in_time(world: World) -> None:
         await a.step()
 
 
+async def test_that_a_lease_had_run_out_is_known_though_the_answer_to_its_taking_never_came(world: World) -> None:
+    """It may be an API server that is only just coming back, after a time in which no projector could report."""
+    a, b = world.replica("a"), world.replica("b")
+    await world.run(a, b, seconds=1)
+    await world.run(b, seconds=DURATION_SECONDS - 1)
+    apply = world.cluster.apply
+
+    async def answers_get_lost(*args: Any, **how: Any) -> Any:
+        await apply(*args, **how)
+        raise TimeoutError
+
+    world.cluster.apply = answers_get_lost  # type: ignore[method-assign]
+    await world.run(b, seconds=1)
+    assert (world.lease()["holderIdentity"], b.holds) == ("b", False)
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    await world.run(b, seconds=1)
+    assert (b.holds, b.ran_out) == (True, True)
+
+
 async def test_an_outage_that_ends_in_time_costs_nothing(world: World) -> None:
     a = world.replica("a")
     await world.run(a, seconds=1)
