@@ -4,13 +4,16 @@ Three parties write here: the watches (each event), the reconciler (the answers 
 acts twice on the same news) and the resync (complete lists). They arrive in any order; the resource version of an
 object, which only ever grows, decides which news is newer. Readers get a copy of their own.
 
+Whoever brings news asks for a look at the tenant that they are of. For a look at others that they concern the cache
+asks by itself: to all but the first who bring them they are no news any more, and that one need not be a watch.
+
 Objects are kept as compact JSON: some 3 KB per tenant with all its children, a tenth of what the same data takes as
 Python objects. That is why thousands of tenants fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar, cast
@@ -39,11 +42,11 @@ class _Entry:
 
 
 class Cache:
-    """See the module."""
+    """See the module. `wake` asks for a look at a tenant."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wake: Callable[[Key], None] = lambda _: None) -> None:
         self._entries: dict[_Address, _Entry] = {}
-        self.claims = Claims()
+        self.claims = Claims(wake=wake)
         """Which rows the known OutboxTenants claim; an index, kept by this class."""
         self._gone: dict[_Address, int] = {}
         """What was deleted last, with the version of the deletion: older news of it may still be on the way, as a part

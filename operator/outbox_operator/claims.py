@@ -10,6 +10,7 @@ uid decides. The order is total and the same for everybody who looks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from outbox_operator.keys import Key, Manifest
@@ -47,9 +48,10 @@ class _Age(NamedTuple):
 
 
 class Claims:
-    """Every OutboxTenant with what it claims."""
+    """Every OutboxTenant with what it claims; `wake` asks for a look at one for which another's claim is news."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wake: Callable[[Key], None]) -> None:
+        self._wake = wake
         self._by_key: dict[Key, tuple[Claim, _Age]] = {}
         self._by_claim: dict[Claim, set[_Age]] = {}
 
@@ -62,14 +64,19 @@ class Claims:
             self.forget(key)
             self._by_key[key] = entry
             self._by_claim.setdefault(entry[0], set()).add(entry[1])
+            for other in self.others(key):
+                self._wake(other)
 
     def forget(self, key: Key) -> None:
         """Drops a tenant that is gone."""
         if (entry := self._by_key.pop(key, None)) is None:
             return
         claim, age = entry
-        self._by_claim[claim].discard(age)
-        if not self._by_claim[claim]:
+        same = self._by_claim[claim]
+        same.discard(age)
+        for other in same:
+            self._wake(other.key)
+        if not same:
             del self._by_claim[claim]
 
     def others(self, key: Key) -> set[Key]:

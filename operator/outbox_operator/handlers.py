@@ -64,14 +64,10 @@ def _watch(
         if event["type"] is None:
             listing()
         key = key_of(kind, obj)
-        # Who claims the same rows, before and after: for them it may be news, too.
-        concerned = cache.claims.others(key) if key else set()
         news = cache.forget(kind, obj) if event["type"] == "DELETED" else cache.put(kind, obj)
         if news and key:
             # A new tenant has nothing yet; with all others it is rather about what the status says.
             queue.add(key, ahead=kind == OUTBOX_TENANT and event["type"] == "ADDED")
-            for each in concerned | cache.claims.others(key):
-                queue.add(each)
 
 
 class _NothingRemembered(kopf.DiffBaseStorage):

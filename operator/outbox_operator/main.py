@@ -63,7 +63,8 @@ class Operator:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._stop = asyncio.Event()
-        self._cache, self._watches = Cache(), WatchMonitor(loop)
+        self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
+        self._cache, self._watches = Cache(wake=self._queue.add), WatchMonitor(loop)
         self._election = Election(
             cluster,
             namespace=settings.lease_namespace,
@@ -72,7 +73,6 @@ class Operator:
             clock=loop,
             now=_utc_now,
         )
-        self._queue = WorkQueue[Key](self._look, workers=settings.workers, clock=loop, random=random.random)
         rollouts = Rollouts(settings.max_concurrent_rollouts, wake=self._queue.add)
         self._reconciler = Reconciler(
             cluster=cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ def tenant(name: str, created: int, *, namespace: str = "shop", **spec: Any) -> 
     return built
 
 
-def claims(*tenants: dict[str, Any]) -> Claims:
-    found = Claims()
+def claims(*tenants: dict[str, Any], wake: Callable[[Key], None] = lambda _: None) -> Claims:
+    found = Claims(wake=wake)
     for each in tenants:
         found.put(each)
     return found
@@ -67,4 +68,22 @@ def test_who_goes_or_changes_leaves_the_rows_to_the_next() -> None:
 
 
 def test_nobody_known_conflicts_with_nobody() -> None:
-    assert Claims().winner(A) == A
+    assert claims().winner(A) == A
+
+
+def test_who_claims_the_same_is_woken_by_each_change_of_it_and_by_nothing_else() -> None:
+    woken: list[Key] = []
+    found = claims(tenant("a", 1), wake=woken.append)
+    assert woken == []
+
+    def woken_by(change: Callable[[], None]) -> list[Key]:
+        woken.clear()
+        change()
+        return list(woken)
+
+    assert woken_by(lambda: found.put(tenant("b", 2))) == [A]
+    assert woken_by(lambda: found.put(tenant("b", 2, replicas=3))) == []
+    assert woken_by(lambda: found.put(tenant("b", 2, tenantId="globex"))) == [A]
+    assert woken_by(lambda: found.put(tenant("b", 2))) == [A]
+    assert woken_by(lambda: found.forget(A)) == [B]
+    assert woken_by(lambda: found.forget(A)) == []

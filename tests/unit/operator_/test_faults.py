@@ -49,8 +49,8 @@ class World:
         self.operator: Operator
         self.running: asyncio.Task[None]
 
-    def create_tenant(self, name: str) -> None:
-        manifest = build_tenant(name=name, tenantId=name)
+    def create_tenant(self, name: str, *, tenant_id: str | None = None) -> None:
+        manifest = build_tenant(name=name, tenantId=tenant_id or name)
         manifest["metadata"] = {"namespace": "shop", "name": name}
         self.api.cluster.create(OUTBOX_TENANT, manifest)
 
@@ -298,6 +298,25 @@ async def test_an_edit_is_put_back_and_then_nothing_is_written() -> None:
         world.create_tenant("globex")
         await world.gets_its_children("globex")
         assert world.writes_about("acme") == before
+
+
+async def test_a_change_that_an_answer_to_a_write_brings_reaches_those_who_claim_the_same_rows() -> None:
+    """The watch tells of it later, and then it is no news."""
+    async with running() as world:
+        cluster = world.api.cluster
+        world.create_tenant("twin", tenant_id="acme")
+        await world.gets_its_children("twin")
+
+        async def replicas_of_twin() -> bool:
+            return bool(cluster.read(DEPLOYMENT, "shop", "twin-projector")["spec"]["replicas"])
+
+        assert not await replicas_of_twin()
+        world.api.mute(OUTBOX_TENANT)
+        acme = {"namespace": "shop", "name": "acme"}
+        cluster.create(OUTBOX_TENANT, {"metadata": acme, "spec": {"database": {"table": "other"}}})
+        child = {"metadata": {"namespace": "shop", "name": "acme-projector"}}
+        cluster.report({**child, "status": {"readyReplicas": 1}}, manager="controller", kind=DEPLOYMENT)
+        await eventually(replicas_of_twin)
 
 
 async def test_the_lease_is_given_back_at_the_end() -> None:

@@ -42,7 +42,8 @@ async def login() -> Credentials:
 
 class Seam:
     def __init__(self) -> None:
-        self.cache, self.queue = Cache(), Recorder()
+        self.queue = Recorder()
+        self.cache = Cache(wake=self.queue.add)
         self.clock = ManualClock()
         self.watches = WatchMonitor(self.clock)
         self.listed = 0
