@@ -46,6 +46,7 @@ class Cache:
 
     def __init__(self, *, wake: Callable[[Key], None] = lambda _: None) -> None:
         self._entries: dict[_Address, _Entry] = {}
+        self._wake = wake
         self.claims = Claims(wake=wake)
         """Which rows the known OutboxTenants claim; an index, kept by this class."""
         self._gone: dict[_Address, int] = {}
@@ -98,7 +99,9 @@ class Cache:
 
     @contextmanager
     def listing(self, kind: Kind) -> Iterator[Listing]:
-        """Takes in a complete list of a kind. What is neither in it nor newer than its start is dropped at the end."""
+        """Takes in a complete list of a kind. What is neither in it nor newer than its start is dropped at the end, and
+        tenants among that are woken, since nobody else will ask for a look at them any more.
+        """
         before = {a: entry.version for a, entry in self._entries.items() if a.plural == kind.plural}
         listing = Listing(self, kind)
         yield listing
@@ -106,6 +109,8 @@ class Cache:
             entry = self._entries.get(address)
             if entry is not None and entry.version == before[address]:
                 self._drop(address)
+                if kind == OUTBOX_TENANT:
+                    self._wake(Key(address.namespace, address.name))
 
     def _drop(self, address: _Address) -> None:
         del self._entries[address]

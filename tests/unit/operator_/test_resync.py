@@ -23,9 +23,10 @@ Manifest = dict[str, Any]
 
 class Fixture:
     def __init__(self, *namespaces: str, interval_seconds: float = 600) -> None:
-        self.cluster, self.cache, self.clock = InMemoryCluster(), Cache(), ManualClock()
+        self.cluster, self.clock = InMemoryCluster(), ManualClock()
         self.looked: list[Key] = []
         self.queue = WorkQueue[Key](self.look, workers=1, clock=self.clock, random=lambda: 0.5)
+        self.cache = Cache(wake=self.queue.add)
         self.resync = Resync(
             cluster=self.cluster,
             cache=self.cache,
@@ -62,6 +63,17 @@ async def test_it_finds_what_vanished_unseen() -> None:
     fixture.cluster.delete(DEPLOYMENT, "shop", "acme-projector")
     await fixture.resync.once()
     assert fixture.cache.get(DEPLOYMENT, "shop", "acme-projector") is None
+
+
+async def test_it_asks_for_a_look_at_a_tenant_that_vanished_unseen() -> None:
+    """Which lets go of what is kept for it, such as its place among the rollouts."""
+    fixture = Fixture()
+    fixture.create(OUTBOX_TENANT, "shop", "acme")
+    fixture.cache.put(OUTBOX_TENANT, fixture.cluster.read(OUTBOX_TENANT, "shop", "acme"))
+    fixture.cluster.delete(OUTBOX_TENANT, "shop", "acme")
+    assert fixture.queue.waiting == 0
+    await fixture.resync.once()
+    assert fixture.queue.waiting == 1
 
 
 async def test_a_namespace_that_may_not_be_read_any_more_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
