@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -45,6 +46,14 @@ def test_what_makes_no_sense_is_refused(values: str, says: str) -> None:
 def test_the_definition_is_left_out_where_somebody_else_has_it() -> None:
     assert CRD in kinds()
     assert CRD not in kinds("crd.install=false")
+
+
+def test_names_of_digits_stay_names() -> None:
+    """Bare, YAML takes them for numbers, which the API server refuses."""
+    values = "watchNamespaces={123456},image.pullSecrets={123456},operatorImage=123456,priorityClassName=123456"
+    rendered = run("helm", "template", "123456", CHART, "--namespace", "123456", "--set-string", values)
+    assert '"123456"' in rendered
+    assert re.findall(r"^.* 123456$", rendered, re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("values", ["watchOwnNamespace=true", "watchNamespaces={acme}"])
