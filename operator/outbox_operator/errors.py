@@ -7,11 +7,16 @@
     ├── Forbidden     our own rights, a quota or an admission policy say no: a person has to act
     └── Rejected      the API server finds the object invalid: the OutboxTenant has to change
 
+A webhook that the API server can't reach is a 500, and so is an etcd that changes its leader: the answer alone does not
+tell what passes by itself.
+
 They carry the API server's own words, which name the field. Raised only by cluster.py, with the client's error as
 cause.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 
 class ClusterError(Exception):
@@ -39,3 +44,7 @@ class Forbidden(ClusterError):
 
 class Rejected(ClusterError):
     """Refused as invalid."""
+
+
+REFUSALS: Final = (Conflict, Forbidden, Rejected)
+"""Answers that will be the same until somebody changes something."""

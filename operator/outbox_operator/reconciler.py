@@ -5,7 +5,10 @@ all. It can be interrupted anywhere and repeated at any time. The first look at 
 the status is for the next one, which has more to say, and comes after the first looks at others that are new, too.
 
 Problems that a person has to solve (a quota, an image that is no image name, somebody else's object under the name of
-ours) are written into the status as well as raised; raising them makes the queue look again, in growing intervals.
+ours) are written into the status as well as raised; raising them makes the queue look again, in growing intervals. What
+may pass by itself (no answer, an error of the API server) is written there only when it comes twice in a row. Whether
+there is anybody to tell it to, the API server decides: while it is away it takes no status either, but while a webhook
+is away that has to admit a child, it does.
 
 Deletion needs nothing from us: the children have the OutboxTenant as their controller, and the garbage collector of
 Kubernetes removes them after it.
@@ -71,6 +74,8 @@ class Reconciler:
         """Tenants whose children were as they should be, and what that was found from. See `_apply_children`."""
         self._refused: set[Key] = set()
         """Tenants whose own change could not be applied yet, though their status tells of it as observed."""
+        self._failed: set[Key] = set()
+        """Tenants whose children could not be applied at the last look, for a reason that may pass by itself."""
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
 
@@ -95,6 +100,7 @@ class Reconciler:
             self._accepted = {k: v for k, v in self._accepted.items() if k[0] != key}
             self._as_wanted.pop(key, None)
             self._refused.discard(key)
+            self._failed.discard(key)
             self._rollouts.end(key)
             return None
         failure: errors.ClusterError | None = None
@@ -105,7 +111,11 @@ class Reconciler:
         try:
             queued = await self._apply_children(key, tenant, replicas, own_change=own_change)
             self._refused.discard(key)
-        except (errors.Forbidden, errors.Rejected, errors.Conflict) as error:
+            self._failed.discard(key)
+        except errors.ClusterError as error:
+            if not isinstance(error, errors.REFUSALS) and key not in self._failed:
+                self._failed.add(key)
+                raise
             failure = error
             if own_change:
                 self._refused.add(key)

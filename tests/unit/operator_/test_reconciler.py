@@ -326,10 +326,58 @@ async def test_a_refusal_is_shown_and_tried_again(world: World, error: Exception
 
 
 async def test_an_unreachable_api_server_says_nothing_about_the_tenant(world: World) -> None:
-    world.cluster.refusals[DEPLOYMENT] = Unreachable("timeout")
+    world.cluster.refusals |= {DEPLOYMENT: Unreachable("timeout"), OUTBOX_TENANT: Unreachable("timeout")}
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            await world.look()
+    assert "status" not in world.read(OUTBOX_TENANT, "acme")
+
+
+async def test_what_fails_for_a_moment_is_not_told(world: World) -> None:
+    world.cluster.refusals[DEPLOYMENT] = Unreachable("etcdserver: leader changed")
     with pytest.raises(Unreachable):
         await world.look()
-    assert "status" not in world.read(OUTBOX_TENANT, "acme")
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.settle()
+    assert [event["reason"] for event in world.events()] == []
+    assert world.ready() == "Starting"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unreachable('failed calling webhook "policy.example.com": connection refused'), NotFound("no such kind")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_fails_again_while_the_api_server_takes_the_status_is_told(world: World, error: Exception) -> None:
+    """Such as every write of a Deployment, while a webhook is away that has to admit it."""
+    await test_status_follows_the_pods_and_the_projector(world)
+    world.cluster.delete(DEPLOYMENT, "shop", CHILD)
+    world.cluster.refusals[DEPLOYMENT] = error  # type: ignore[assignment]
+    for said in ("Delivering", "ApplyFailed"):
+        with pytest.raises(type(error)):
+            await world.look()
+        assert world.ready() == said
+    ready = world.read(OUTBOX_TENANT, "acme")["status"]["conditions"][0]
+    assert str(error) in ready["message"]
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.settle()
+    assert world.ready() == "Starting"
+
+
+async def test_a_change_that_failed_twice_is_still_the_tenants_own(world: World) -> None:
+    """The status tells of the failure, and so of that generation."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    target = {"namespace": "shop", "name": "globex"}
+    world.cluster.create(OUTBOX_TENANT, {"metadata": target, "spec": {"replicas": 2}})
+    world.cluster.refusals[DEPLOYMENT] = Unreachable("failed calling webhook")
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            await world.look(second)
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look(second)
+    assert world.read(DEPLOYMENT, "globex-projector")["spec"]["replicas"] == 2
 
 
 async def test_somebody_elses_object_is_not_taken_over(world: World) -> None:
