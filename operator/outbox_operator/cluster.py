@@ -1,4 +1,4 @@
-"""The API server as this operator needs it: get, list, apply, apply_status. Only here the client library is known.
+"""The API server as this operator needs it: get, list, apply, replace, apply_status. Only here the client is known.
 
 Objects go in and out as plain data. The client's typed models are left out on purpose: they take ten times the CPU and
 memory, and know nothing of our kind. Its errors are translated here, and only here, into the tree of errors.py.
@@ -25,6 +25,10 @@ REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 """For one request, in seconds. A look makes a handful, one after the other: so it bounds how long it holds a worker."""
 PAGE_SIZE: Final = 500
 
+APPLY: Final = "application/apply-patch+yaml"
+STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
+JSON_MERGE: Final = "application/merge-patch+json"
+
 
 class Cluster(Protocol):
     """What the reconciler and the resync need of a cluster; the tests bring one of their own."""
@@ -34,6 +38,8 @@ class Cluster(Protocol):
     def list(self, kind: Kind, namespace: str | None) -> AsyncIterator[Manifest]: ...
 
     async def apply(self, kind: Kind, manifest: Manifest, *, force: bool, manager: str = FIELD_MANAGER) -> Manifest: ...
+
+    async def replace(self, kind: Kind, manifest: Manifest) -> Manifest: ...
 
     async def apply_status(self, manifest: Manifest) -> Manifest: ...
 
@@ -120,22 +126,37 @@ class KubernetesCluster:
         """
         return await self._apply(kind, manifest, subresource="", force=force, manager=manager)
 
+    async def replace(self, kind: Kind, manifest: Manifest) -> Manifest:
+        """Applies by force, after taking out of the spec what others have set there, which an apply leaves alone."""
+        path, query = _path(kind, manifest), {"fieldManager": FIELD_MANAGER}
+        spec = {"spec": {"$patch": "replace", **manifest["spec"]}}
+        replaced = _object(await self._send("PATCH", path, query, body=spec, form=STRATEGIC_MERGE))
+        # What that has changed we own by an update, besides what we own by applying it. Nothing goes while it is owned
+        # once more: a variable would stay for ever, however often we apply without it.
+        owners = [each for each in replaced["metadata"]["managedFields"] if not _is_update_of_ours(each)]
+        await self._send("PATCH", path, query, body={"metadata": {"managedFields": owners}}, form=JSON_MERGE)
+        return await self.apply(kind, manifest, force=True)
+
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Server-side apply of the status of an OutboxTenant: our fields of it, all of them."""
         return await self._apply(OUTBOX_TENANT, manifest, subresource="/status", force=True, manager=FIELD_MANAGER)
 
     async def _apply(self, kind: Kind, manifest: Manifest, *, subresource: str, force: bool, manager: str) -> Manifest:
-        metadata = manifest["metadata"]
-        path = kind.path(metadata["namespace"], metadata["name"]) + subresource
         query = {"fieldManager": manager, "force": "true" if force else "false"}
-        return _object(await self._send("PATCH", path, query, body=manifest))
+        return _object(await self._send("PATCH", _path(kind, manifest) + subresource, query, body=manifest))
 
     async def _send(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Manifest | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        *,
+        form: str = APPLY,
     ) -> bytes:
         headers = {"Accept": "application/json"}
         if body is not None:
-            headers["Content-Type"] = "application/apply-patch+yaml"
+            headers["Content-Type"] = form
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
@@ -162,6 +183,14 @@ class _Page(msgspec.Struct):
 def is_same_quantity(one: str | int, other: str | int) -> bool:
     """Whether both are the same amount of cpu or memory, as 1024Mi and 1Gi are. ValueError if one is no quantity."""
     return bool(parse_quantity(one) == parse_quantity(other))  # type: ignore[no-untyped-call]
+
+
+def _path(kind: Kind, manifest: Manifest) -> str:
+    return kind.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+def _is_update_of_ours(owner: Manifest) -> bool:
+    return (owner["manager"], owner["operation"], owner.get("subresource", "")) == (FIELD_MANAGER, "Update", "")
 
 
 def _object(content: bytes | msgspec.Raw) -> Manifest:

@@ -134,6 +134,11 @@ class _Deployment:
         return self.observed and all(count == self.wanted for count in counts)
 
     @property
+    def cannot_end(self) -> Verdict | None:
+        """There should be no pods, and since that could not be applied there are."""
+        return self.problem if self.failure and self.wanted == 0 and self.status.get("replicas") else None
+
+    @property
     def problem(self) -> Verdict | None:
         """What keeps pods from coming up, in the words of whoever knows best."""
         if self.failure is not None:
@@ -191,6 +196,8 @@ class _Projector:
 
 
 def _ready(deployment: _Deployment, projector: _Projector) -> Verdict:
+    if cannot_end := deployment.cannot_end:
+        return cannot_end
     if deployment.delivered_by:
         older = (
             f"OutboxTenant {deployment.delivered_by.name}, which is older, names the same Secret, schema, table and "

@@ -168,27 +168,35 @@ class Reconciler:
         if why is None or (live is not None and self._accepted.get((key, kind)) == _digest(manifest, live)):
             return
         logger.info("applying", key=str(key), kind=kind.kind, because=why)
-        applied = await self._apply(key, kind, manifest, ours=live is not None)
+        applied = await self._apply(key, kind, manifest, live)
         self._remember(key, kind, applied)
         self._accepted.pop((key, kind), None)
         if still := difference(manifest, applied):
             logger.warning("accepting a difference that stays", key=str(key), kind=kind.kind, difference=still)
             self._accepted[key, kind] = _digest(manifest, applied)
 
-    async def _apply(self, key: Key, kind: Kind, manifest: Manifest, *, ours: bool) -> Manifest:
-        """Takes back fields of our own objects by force, but never takes over somebody else's object."""
+    async def _apply(self, key: Key, kind: Kind, manifest: Manifest, live: Manifest | None) -> Manifest:
+        """Takes back fields of our own objects by force, but never takes over somebody else's object.
+
+        By force we get our fields, and others keep theirs. Where there may be one of both only (minAvailable beside our
+        maxUnavailable, valueFrom beside our value) that is refused, and no apply could ever help; so theirs have to go.
+        """
         try:
-            return await self._cluster.apply(kind, manifest, force=ours)
+            return await self._cluster.apply(kind, manifest, force=live is not None)
         except errors.Conflict as conflict:
             # Not known to be ours, and another manager has fields of it: only a read can tell whose it is.
             live = await self._cluster.get(kind, key.namespace, manifest["metadata"]["name"])
-            controller = controller_of(live)
-            if controller is None or controller["uid"] != manifest["metadata"]["ownerReferences"][0]["uid"]:
+            if not _has_the_same_controller(manifest, live):
                 raise errors.Conflict(
                     f"{kind.kind} {manifest['metadata']['name']} exists and belongs to somebody else; "
                     f"delete or rename it, or give the OutboxTenant another name"
                 ) from conflict
             return await self._cluster.apply(kind, manifest, force=True)
+        except errors.Rejected as refusal:
+            if live is None or "spec" not in manifest or not _has_the_same_controller(manifest, live):
+                raise
+            logger.info("replacing", key=str(key), kind=kind.kind, because=str(refusal))
+            return await self._cluster.replace(kind, manifest)
 
     def _remember(self, key: Key, kind: Kind, applied: Manifest) -> None:
         """Takes in the answer to a write of our own.
@@ -216,6 +224,11 @@ class Reconciler:
             for what in news(conditions.by_type(tenant.get("status", {})), conditions.by_type(outcome.status)):
                 await self._events.record(tenant, what)
         return (outcome.look_again - seen.now).total_seconds() if outcome.look_again else None
+
+
+def _has_the_same_controller(manifest: Manifest, live: Manifest) -> bool:
+    controller = controller_of(live)
+    return controller is not None and controller["uid"] == manifest["metadata"]["ownerReferences"][0]["uid"]
 
 
 def _digest(manifest: Manifest, live: Manifest) -> str:

@@ -2,8 +2,8 @@
 
 The cluster is honest where the operator depends on the API server: server-side apply with field owners, conflicts and
 the removal of fields that are no longer applied; resource versions that change only with the object; generations that
-change only with the spec; a status that has its own subresource; watch events for everything that happens. It does no
-validation, runs no controllers and knows a few defaults only.
+change only with the spec; a status that has its own subresource; watch events for everything that happens. It refuses
+both of two fields that exclude each other, validates nothing else, runs no controllers and knows no defaults.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from outbox_operator.drift import LIST_KEYS
-from outbox_operator.errors import ClusterError, Conflict, NotFound
+from outbox_operator.errors import ClusterError, Conflict, NotFound, Rejected
 from outbox_operator.keys import FIELD_MANAGER, OUTBOX_TENANT, Kind, Manifest
 
 Path = tuple[Any, ...]
@@ -26,6 +26,9 @@ Listener = Callable[[str, Kind, Manifest], None]
 
 _LIST_KEYS = {**LIST_KEYS, "conditions": "type"}
 _NOT_APPLIED = ("apiVersion", "kind")
+
+EXCLUSIVE: Final = (("minAvailable", "maxUnavailable"), ("value", "valueFrom"), ("httpGet", "tcpSocket"))
+"""Fields side by side of which there may be one only."""
 
 
 class ManualClock:
@@ -110,12 +113,18 @@ class InMemoryCluster:
     async def apply(self, kind: Kind, manifest: Manifest, *, force: bool, manager: str = FIELD_MANAGER) -> Manifest:
         self.requests.append(("apply", f"{kind.kind} {manifest['metadata']['name']}"))
         self._refuse(kind)
-        wanted = {p: v for p, v in flatten(manifest).items() if p[0] not in (*_NOT_APPLIED, "status")}
+        wanted = _without_status(manifest)
         expected = wanted.pop(("metadata", "resourceVersion"), None)
         stored = self._stored.get(_Address(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"]))
         if expected is not None and (stored is None or stored.fields["metadata", "resourceVersion"] != expected):
             raise Conflict(f"{kind.kind} {manifest['metadata']['name']}: the object has been modified")
         return self._apply(kind, manifest, wanted, (manager, ""), force=force)
+
+    async def replace(self, kind: Kind, manifest: Manifest) -> Manifest:
+        self.requests.append(("replace", f"{kind.kind} {manifest['metadata']['name']}"))
+        self._refuse(kind)
+        wanted = _without_status(manifest)
+        return self._apply(kind, manifest, wanted, (FIELD_MANAGER, ""), force=True, whole_spec=True)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self.requests.append(("apply_status", f"{OUTBOX_TENANT.kind} {manifest['metadata']['name']}"))
@@ -125,9 +134,12 @@ class InMemoryCluster:
     # --- what a test does in the name of others
 
     def create(self, kind: Kind, manifest: Manifest, *, manager: str = "kubectl", replace: bool = False) -> Manifest:
-        """Somebody creates or edits an object, or with `replace` applies all of it; the status is left alone."""
-        wanted = {p: v for p, v in flatten(manifest).items() if p[0] not in (*_NOT_APPLIED, "status")}
-        return self._apply(kind, manifest, wanted, (manager, ""), force=True, prune=replace)
+        """Somebody creates or edits an object; with `replace` what is not in the spec goes from it, whoever set it.
+
+        The status is left alone.
+        """
+        wanted = _without_status(manifest)
+        return self._apply(kind, manifest, wanted, (manager, ""), force=True, prune=False, whole_spec=replace)
 
     def report(self, manifest: Manifest, *, manager: str, kind: Kind = OUTBOX_TENANT) -> Manifest:
         """Somebody applies a status."""
@@ -158,8 +170,8 @@ class InMemoryCluster:
 
     @property
     def writes(self) -> Sequence[str]:
-        """What the operator applied so far."""
-        return [what for verb, what in self.requests if verb.startswith("apply")]
+        """What the operator applied or replaced so far."""
+        return [what for verb, what in self.requests if verb in ("apply", "apply_status", "replace")]
 
     # --- server-side apply
 
@@ -168,12 +180,22 @@ class InMemoryCluster:
             raise error
 
     def _apply(
-        self, kind: Kind, manifest: Manifest, wanted: Fields, owner: tuple[str, str], *, force: bool, prune: bool = True
+        self,
+        kind: Kind,
+        manifest: Manifest,
+        wanted: Fields,
+        owner: tuple[str, str],
+        *,
+        force: bool,
+        prune: bool = True,
+        whole_spec: bool = False,
     ) -> Manifest:
         address = _Address(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        created = address not in self._stored
-        stored = self._stored.setdefault(address, self._new())
+        known = self._stored.get(address)
+        stored = copy.deepcopy(known) or self._new()
         before = copy.deepcopy(stored.fields)
+        if whole_spec:
+            self._remove(stored, {path for path in stored.fields if path[0] == "spec"} - wanted.keys())
         self._resolve_conflicts(stored, wanted, owner, force=force)
         mine = stored.owners.setdefault(owner, set())
         if prune:
@@ -183,10 +205,19 @@ class InMemoryCluster:
             mine.clear()
         mine.update(wanted)
         stored.fields.update(wanted)
-        if created or stored.fields != before:
+        _refuse_both(stored.fields)
+        self._stored[address] = stored
+        if known is None or stored.fields != before:
             self._touch(stored, before)
-            self._tell("ADDED" if created else "MODIFIED", kind, self.read(*address))
+            self._tell("ADDED" if known is None else "MODIFIED", kind, self.read(*address))
         return self.read(*address)
+
+    @staticmethod
+    def _remove(stored: _Stored, gone: set[Path]) -> None:
+        for path in gone:
+            del stored.fields[path]
+        for paths in stored.owners.values():
+            paths -= gone
 
     @staticmethod
     def _resolve_conflicts(stored: _Stored, wanted: Fields, owner: tuple[str, str], *, force: bool) -> None:
@@ -211,6 +242,17 @@ class InMemoryCluster:
     def _tell(self, event: str, kind: Kind, obj: Manifest) -> None:
         for listener in self.listeners:
             listener(event, kind, copy.deepcopy(obj))
+
+
+def _without_status(manifest: Manifest) -> Fields:
+    return {p: v for p, v in flatten(manifest).items() if p[0] not in (*_NOT_APPLIED, "status")}
+
+
+def _refuse_both(fields: Fields) -> None:
+    there = {path[:length] for path in fields for length in range(1, len(path) + 1)}
+    for one, other in EXCLUSIVE:
+        if any(path[-1] == one and (*path[:-1], other) in there for path in there):
+            raise Rejected(f"Invalid value: {one} and {other} cannot be both set")
 
 
 def flatten(value: Any, path: Path = ()) -> Fields:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.e2e.conftest import ApplyTenant, Configure
@@ -81,6 +83,23 @@ def test_an_edited_child_is_repaired(apply_tenant: ApplyTenant) -> None:
         deployment,
         f'jsonpath={{.spec.template.spec.containers[0].env[?(@.name=="OUTBOX_TENANT_ID")].value}}={tenant.name}',
     )
+
+
+def test_an_edit_that_excludes_a_field_of_ours_is_repaired(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:
+    """A variable with both `value` and `valueFrom`, which an apply of ours makes of it, is refused by the server."""
+    tenant = apply_tenant(state="Paused")
+    is_settled(tenant)
+    kubectl("create", "configmap", f"{tenant.name}-settings", "--from-literal=OUTBOX_TENANT_ID=somebody-else")
+    deployment = f"deployment/{tenant.name}-projector"
+    kubectl("set", "env", deployment, f"--from=configmap/{tenant.name}-settings")
+    kubectl.wait(
+        deployment,
+        f'jsonpath={{.spec.template.spec.containers[0].env[?(@.name=="OUTBOX_TENANT_ID")].value}}={tenant.name}',
+    )
+    is_settled(tenant)
+    found = json.loads(kubectl("get", deployment, "-o", "json", "--show-managed-fields"))
+    owners = [(owner["manager"], owner["operation"]) for owner in found["metadata"]["managedFields"]]
+    assert [operation for manager, operation in owners if manager == "outbox-operator"] == ["Apply"]
 
 
 def test_somebody_elses_object_is_left_alone(apply_tenant: ApplyTenant, kubectl: Kubectl) -> None:

@@ -71,6 +71,25 @@ async def test_a_status_goes_to_its_subresource_by_force(server: tuple[ApiServer
     assert query["force"] == "true"
 
 
+async def test_a_replacement_leaves_nothing_in_the_spec_but_ours_and_us_as_its_owner_once(
+    server: tuple[ApiServer, KubernetesCluster],
+) -> None:
+    api, cluster = server
+    kept = [{"manager": "outbox-operator", "operation": "Apply"}, {"manager": "kubelet", "operation": "Update"}]
+    twice = {"manager": "outbox-operator", "operation": "Update"}
+    api.will_answer(200, {"metadata": {"managedFields": [*kept, twice]}})
+    api.will_answer(200, {})
+    api.will_answer(200, {"applied": True})
+    assert await cluster.replace(DEPLOYMENT, {**MANIFEST, "spec": {"replicas": 1}}) == {"applied": True}
+    assert [(headers["Content-Type"], body) for _, _, _, headers, body in api.requests] == [
+        ("application/strategic-merge-patch+json", {"spec": {"$patch": "replace", "replicas": 1}}),
+        ("application/merge-patch+json", {"metadata": {"managedFields": kept}}),
+        ("application/apply-patch+yaml", {**MANIFEST, "spec": {"replicas": 1}}),
+    ]
+    assert {(method, path) for method, path, _, _, _ in api.requests} == {("PATCH", f"{DEPLOYMENTS}/a")}
+    assert [query.get("force") for _, _, query, _, _ in api.requests] == [None, None, "true"]
+
+
 async def test_a_list_comes_page_by_page(server: tuple[ApiServer, KubernetesCluster]) -> None:
     api, cluster = server
     api.will_answer(200, {"metadata": {"continue": "more"}, "items": [{"n": 1}, {"n": 2}]})

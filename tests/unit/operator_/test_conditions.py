@@ -383,6 +383,25 @@ def test_children_that_cannot_be_applied_do_not_stop_what_runs(tenant: Build) ->
     assert "spec.image: Invalid value" in outcome.status["conditions"][2]["message"]
 
 
+GONE = deployment(COMPLETE, ready=0, replicas=0, updated=0)
+
+
+@pytest.mark.parametrize("spec", [{"state": "Paused"}, {"replicas": 0}], ids=["paused", "scaled to zero"])
+@pytest.mark.parametrize("winner", [None, Key("shop", "older")], ids=["alone", "in conflict"])
+def test_of_pods_that_could_not_be_ended_no_pause_is_said(tenant: Build, spec: Manifest, winner: Key | None) -> None:
+    seen = Observation(tenant(status=projector(), **spec), RUNNING, NOW, Rejected("no"), delivered_by=winner)
+    assert verdicts(evaluate(seen)) == {
+        "Ready": "False/ApplyFailed",
+        "Progressing": "False/ApplyFailed",
+        "Degraded": "True/ApplyFailed",
+    }
+
+
+def test_a_pause_that_holds_is_one_whatever_else_could_not_be_applied(tenant: Build) -> None:
+    outcome = look(tenant(status=projector(), state="Paused"), GONE, failure=Rejected("no"))
+    assert (verdicts(outcome)["Ready"], verdicts(outcome)["Degraded"]) == ("False/Paused", "True/ApplyFailed")
+
+
 def test_counts_and_selector(tenant: Build) -> None:
     status = look(tenant(replicas=3), deployment(AVAILABLE, COMPLETE, replicas=3, ready=2)).status
     assert status["observedGeneration"] == 3

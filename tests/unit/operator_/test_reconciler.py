@@ -204,8 +204,7 @@ async def test_a_field_that_is_no_longer_wanted_goes_away(world: World) -> None:
     tenant["spec"]["resources"] = {"requests": {"cpu": "1"}}
     world.cluster.create(OUTBOX_TENANT, tenant, replace=True)
     assert await world.look() == [f"Deployment {CHILD}", "OutboxTenant acme"]
-    container = world.read(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
-    assert container["resources"] == {"requests": {"cpu": "1"}}
+    assert container(world.read(DEPLOYMENT)["spec"])["resources"] == {"requests": {"cpu": "1"}}
 
 
 @pytest.mark.parametrize("kind", ALWAYS, ids=lambda kind: kind.kind)
@@ -224,6 +223,73 @@ async def test_an_edited_child_is_repaired(world: World) -> None:
     assert world.read(DEPLOYMENT)["spec"]["replicas"] == 1
     assert world.read(ROLE)["rules"][0]["resources"] == ["outboxtenants/status"]
     assert await world.look() == []
+
+
+def one_pod_at_least(spec: Manifest) -> None:
+    del spec["maxUnavailable"]
+    spec["minAvailable"] = 1
+
+
+def variable_from_elsewhere(spec: Manifest) -> None:
+    variable = container(spec)["env"][0]
+    del variable["value"]
+    variable["valueFrom"] = {"configMapKeyRef": {"name": "settings", "key": "tenant"}}
+
+
+def another_probe(spec: Manifest) -> None:
+    container(spec)["readinessProbe"] = {"tcpSocket": {"port": 8080}}
+
+
+def container(spec: Manifest) -> Manifest:
+    found: Manifest = spec["template"]["spec"]["containers"][0]
+    return found
+
+
+EDITS_THAT_EXCLUDE_OURS = [
+    (POD_DISRUPTION_BUDGET, one_pod_at_least),
+    (DEPLOYMENT, variable_from_elsewhere),
+    (DEPLOYMENT, another_probe),
+]
+
+
+@pytest.mark.parametrize(("kind", "edit"), EDITS_THAT_EXCLUDE_OURS, ids=lambda value: getattr(value, "__name__", None))
+async def test_what_excludes_a_field_of_ours_is_repaired(
+    world: World, kind: Kind, edit: Callable[[Manifest], None]
+) -> None:
+    """To apply ours gives the API server both of them, which it refuses."""
+    world.edit(OUTBOX_TENANT, spec={"replicas": 2})
+    await world.settle()
+    wanted = world.read(kind)["spec"]
+    edited = world.read(kind)
+    edit(edited["spec"])
+    world.cluster.create(kind, edited, replace=True)
+    assert set(await world.look()) == {f"{kind.kind} {CHILD}"}
+    assert world.read(kind)["spec"] == wanted
+    assert await world.look() == []
+
+
+async def test_what_excludes_a_field_of_ours_does_not_stand_in_the_way_of_a_pause(world: World) -> None:
+    await world.settle()
+    edited = world.read(DEPLOYMENT)
+    variable_from_elsewhere(edited["spec"])
+    world.cluster.create(DEPLOYMENT, edited, replace=True)
+    world.edit(OUTBOX_TENANT, spec={"state": "Paused"})
+    await world.settle()
+    assert world.read(DEPLOYMENT)["spec"]["replicas"] == 0
+    assert world.ready() == "Paused"
+
+
+async def test_somebody_elses_object_is_not_replaced(world: World) -> None:
+    """Labelled like ours, but controlled by another OutboxTenant, and so it is known."""
+    await world.settle()
+    edited = world.read(DEPLOYMENT)
+    edited["metadata"]["ownerReferences"] = [{**edited["metadata"]["ownerReferences"][0], "uid": "another"}]
+    variable_from_elsewhere(edited["spec"])
+    world.cluster.delete(DEPLOYMENT, "shop", CHILD)
+    world.cluster.create(DEPLOYMENT, edited)
+    with pytest.raises(Rejected):
+        await world.look()
+    assert "replace" not in [verb for verb, _ in world.cluster.requests]
 
 
 async def test_what_others_add_stays(world: World) -> None:
@@ -401,15 +467,15 @@ async def test_a_child_whose_label_was_changed_is_still_ours(world: World) -> No
 async def test_what_a_webhook_insists_on_is_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = world.cluster.apply
 
-    async def mirrored(kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
+    async def through_a_webhook(kind: Kind, manifest: Manifest, *, force: bool) -> Manifest:
         applied = await apply(kind, manifest, force=force)
         if kind == DEPLOYMENT:
-            container = {"name": "projector", "image": "mirror/image:1"}
-            world.edit(DEPLOYMENT, "webhook", spec={"template": {"spec": {"containers": [container]}}})
+            mirrored = {"name": "projector", "image": "mirror/image:1"}
+            world.edit(DEPLOYMENT, "webhook", spec={"template": {"spec": {"containers": [mirrored]}}})
             return world.read(DEPLOYMENT)
         return applied
 
-    monkeypatch.setattr(world.cluster, "apply", mirrored)
+    monkeypatch.setattr(world.cluster, "apply", through_a_webhook)
     await world.settle()
     assert await world.look() == []
     world.edit(DEPLOYMENT, spec={"replicas": 9})
@@ -452,8 +518,7 @@ async def two_that_run(world: World) -> list[Key]:
 
 
 def image_of(world: World, name: str) -> str:
-    container = world.read(DEPLOYMENT, f"{name}-projector")["spec"]["template"]["spec"]["containers"][0]
-    return str(container["image"])
+    return str(container(world.read(DEPLOYMENT, f"{name}-projector")["spec"])["image"])
 
 
 async def test_another_image_reaches_so_many_tenants_at_a_time(world: World) -> None:
