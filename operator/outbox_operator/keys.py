@@ -17,6 +17,7 @@ LABEL: Final = "outbox.bento.dev/outboxtenant"
 """On every child and every pod, with the name of the OutboxTenant; also the selector of the Deployment."""
 HASH_ANNOTATION: Final = "outbox.bento.dev/applied-hash"
 POD_HASH_ANNOTATION: Final = "outbox.bento.dev/pod-hash"
+DEFAULT_IMAGE_ANNOTATION: Final = "outbox.bento.dev/default-image"
 
 
 class Key(NamedTuple):

@@ -20,6 +20,7 @@ import msgspec
 
 from outbox_operator.keys import (
     CHILDREN,
+    DEFAULT_IMAGE_ANNOTATION,
     DEPLOYMENT,
     HASH_ANNOTATION,
     LABEL,
@@ -143,6 +144,8 @@ def _deployment(tenant: Manifest, *, image: str, replicas: int) -> Manifest:
         },
     )
     deployment["metadata"]["annotations"] = {POD_HASH_ANNOTATION: _digest(template)}
+    if "image" not in tenant["spec"]:
+        deployment["metadata"]["annotations"][DEFAULT_IMAGE_ANNOTATION] = image
     return deployment
 
 

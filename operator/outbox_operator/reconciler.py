@@ -32,7 +32,7 @@ from outbox_operator.conditions import Observation
 from outbox_operator.drift import difference
 from outbox_operator.events import Recorder, news
 from outbox_operator.keys import CHILDREN, DEPLOYMENT, OUTBOX_TENANT, Key, Kind, Manifest, child_name, controller_of
-from outbox_operator.rollouts import Rollouts, is_under_way, needs_a_place, pod_hash
+from outbox_operator.rollouts import Rollouts, default_image, is_under_way, needs_a_place, pod_hash
 from outbox_operator.watching import WatchMonitor
 
 logger = structlog.get_logger(__name__)
@@ -137,10 +137,8 @@ class Reconciler:
         basis = self._basis(key, tenant, replicas)
         if self._as_wanted.get(key) == basis:
             return False
-        queued = False
-        for kind, manifest in manifests.children(tenant, image=self._projector_image, replicas=replicas):
-            if kind == DEPLOYMENT and not own_change and (queued := self._must_wait(key, manifest)):
-                continue
+        wanted, queued = self._wanted(key, tenant, replicas, own_change=own_change)
+        for kind, manifest in wanted.items():
             await self._apply_child(key, kind, manifest)
         if not queued and key not in self._wrote:
             self._as_wanted[key] = basis
@@ -151,10 +149,28 @@ class Reconciler:
         versions = (self._cache.version(kind, key.namespace, name) for kind in CHILDREN)
         return metadata["uid"], metadata["generation"], replicas, *versions
 
-    def _must_wait(self, key: Key, deployment: Manifest) -> bool:
-        """Whether the pods keep running as they are for now, since those of many other tenants are being replaced."""
-        live = self._cache.get(DEPLOYMENT, key.namespace, deployment["metadata"]["name"])
-        return needs_a_place(deployment, live) and not self._rollouts.begin(key)
+    def _wanted(
+        self, key: Key, tenant: Manifest, replicas: int, *, own_change: bool
+    ) -> tuple[dict[Kind, Manifest], bool]:
+        """The children as they are to be for now, and whether the pods wait, since those of many others are replaced.
+
+        While they wait they keep their image, and all else is as the spec wants it.
+        """
+        wanted = dict(manifests.children(tenant, image=self._projector_image, replicas=replicas))
+        live = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+        new = pod_hash(wanted[DEPLOYMENT])
+        if live is None or pod_hash(live) == new:
+            return wanted, False
+        image = default_image(live) or self._projector_image
+        kept = dict(manifests.children(tenant, image=image, replicas=replicas))
+        # What of the difference is the tenant's own needs no place.
+        old = pod_hash(kept[DEPLOYMENT] if own_change else live)
+        if old == new or not needs_a_place(live) or self._rollouts.begin(key):
+            return wanted, False
+        if pod_hash(kept[DEPLOYMENT]) != old:
+            # This operator builds another pod, not only with another image.
+            del kept[DEPLOYMENT]
+        return kept, True
 
     async def _apply_child(self, key: Key, kind: Kind, manifest: Manifest) -> None:
         """Applies a child if it differs.

@@ -2,7 +2,8 @@
 
 A change of a tenant's own spec reaches its pods at once, and so does the repair of an edited Deployment. But another
 default image, or an operator that builds another pod, would replace the pods of all tenants at the same moment. So
-those need a place here, and there are only so many:
+those need a place here, and there are only so many. A change of the spec brings no other image along: until there is a
+place, it comes with the image that the pods have.
 
     waiting ── a place is free ──► rolling ── all pods are new and available ──► done, the next one gets the place
                                       │
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from outbox_operator.keys import POD_HASH_ANNOTATION, Key, Manifest
+from outbox_operator.keys import DEFAULT_IMAGE_ANNOTATION, POD_HASH_ANNOTATION, Key, Manifest
 
 
 class Rollouts:
@@ -68,14 +69,21 @@ def has_failed(deployment: Manifest) -> bool:
     return any(condition["type"] == "Progressing" and condition["status"] == "False" for condition in conditions)
 
 
-def needs_a_place(wanted: Manifest, live: Manifest | None) -> bool:
-    """Whether applying this Deployment, other than because the tenant's spec changed, needs a place."""
-    if live is None or pod_hash(live) == pod_hash(wanted) or has_failed(live):
-        return False
-    return bool(live.get("status", {}).get("readyReplicas"))
+def needs_a_place(live: Manifest) -> bool:
+    """Whether there are pods to lose when they are replaced, and the place would come free again."""
+    return bool(live.get("status", {}).get("readyReplicas")) and not has_failed(live)
 
 
 def pod_hash(deployment: Manifest) -> str | None:
     """From which pod template the Deployment was made."""
-    found: str | None = deployment["metadata"].get("annotations", {}).get(POD_HASH_ANNOTATION)
+    return _annotation(deployment, POD_HASH_ANNOTATION)
+
+
+def default_image(deployment: Manifest) -> str | None:
+    """The default image that it was given, whatever somebody has made of it since; None if it has one of its own."""
+    return _annotation(deployment, DEFAULT_IMAGE_ANNOTATION)
+
+
+def _annotation(deployment: Manifest, name: str) -> str | None:
+    found: str | None = deployment["metadata"].get("annotations", {}).get(name)
     return found

@@ -430,22 +430,6 @@ async def test_what_fails_again_while_the_api_server_takes_the_status_is_told(wo
     assert world.ready() == "Starting"
 
 
-async def test_a_change_that_failed_twice_is_still_the_tenants_own(world: World) -> None:
-    """The status tells of the failure, and so of that generation."""
-    first, second = await two_that_run(world)
-    world.reconciler = world.new_reconciler("image:2")
-    await world.look(first)
-    target = {"namespace": "shop", "name": "globex"}
-    world.cluster.create(OUTBOX_TENANT, {"metadata": target, "spec": {"replicas": 2}})
-    world.cluster.refusals[DEPLOYMENT] = Unreachable("failed calling webhook")
-    for _ in range(2):
-        with pytest.raises(Unreachable):
-            await world.look(second)
-    del world.cluster.refusals[DEPLOYMENT]
-    await world.look(second)
-    assert world.read(DEPLOYMENT, "globex-projector")["spec"]["replicas"] == 2
-
-
 async def test_somebody_elses_object_is_not_taken_over(world: World) -> None:
     foreign = {"namespace": "shop", "name": CHILD}
     world.cluster.create(SERVICE_ACCOUNT, {"metadata": foreign, "automountServiceAccountToken": True})
@@ -547,31 +531,92 @@ async def test_an_image_that_does_not_start_stops_there(world: World) -> None:
     assert (world.woken, image_of(world, "globex")) == ([], "image:1")
 
 
-async def test_a_tenants_own_change_is_not_held_back(world: World) -> None:
+def changed(world: World, name: str, **spec: Any) -> None:
+    """Somebody changes the spec of a tenant."""
+    world.cluster.create(OUTBOX_TENANT, {"metadata": {"namespace": "shop", "name": name}, "spec": spec})
+
+
+def batch_size_of(world: World, name: str) -> str:
+    variables = container(world.read(DEPLOYMENT, f"{name}-projector")["spec"])["env"]
+    return next(str(variable["value"]) for variable in variables if variable["name"] == "OUTBOX_BATCH_SIZE")
+
+
+async def test_a_tenants_own_change_is_not_held_back_but_the_image_is(world: World) -> None:
+    """Otherwise an image that does not start would reach every tenant that an autoscaler scales."""
     first, second = await two_that_run(world)
     world.reconciler = world.new_reconciler("image:2")
     await world.look(first)
-    world.cluster.create(
-        OUTBOX_TENANT,
-        {"metadata": {"namespace": "shop", "name": "globex"}, "spec": {"delivery": {"batchSize": 7}}},
-    )
+    changed(world, "globex", delivery={"batchSize": 7}, replicas=3)
     await world.look(second)
-    assert image_of(world, "globex") == "image:2"
+    assert (image_of(world, "globex"), batch_size_of(world, "globex")) == ("image:1", "7")
+    assert world.read(DEPLOYMENT, "globex-projector")["spec"]["replicas"] == 3
+    assert await world.look(second) == []
+    all_pods_run(world, "acme")
+    await world.look(first)
+    assert world.woken == [second]
+    await world.look(second)
+    assert (image_of(world, "globex"), batch_size_of(world, "globex")) == ("image:2", "7")
 
 
-async def test_a_tenants_own_change_is_not_held_back_after_it_was_refused(world: World) -> None:
-    """The status tells of the refusal, and so of that generation."""
+@pytest.mark.parametrize("failure", [Forbidden("exceeded quota"), Unreachable("failed calling webhook")], ids=str)
+async def test_a_tenants_own_change_is_not_held_back_after_it_failed(world: World, failure: Exception) -> None:
+    """The status tells of the failure, and so of that generation."""
     first, second = await two_that_run(world)
     world.reconciler = world.new_reconciler("image:2")
     await world.look(first)
-    target = {"namespace": "shop", "name": "globex"}
-    world.cluster.create(OUTBOX_TENANT, {"metadata": target, "spec": {"delivery": {"batchSize": 7}}})
-    world.cluster.refusals[DEPLOYMENT] = Forbidden("exceeded quota: deployments")
-    with pytest.raises(Forbidden):
-        await world.look(second)
+    changed(world, "globex", delivery={"batchSize": 7})
+    world.cluster.refusals[DEPLOYMENT] = failure  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(type(failure)):
+            await world.look(second)
     del world.cluster.refusals[DEPLOYMENT]
     await world.look(second)
+    assert (image_of(world, "globex"), batch_size_of(world, "globex")) == ("image:1", "7")
+
+
+async def test_a_tenants_own_change_takes_no_place(world: World) -> None:
+    for key in await two_that_run(world):
+        changed(world, key.name, delivery={"batchSize": 7})
+        await world.look(key)
+        assert batch_size_of(world, key.name) == "7"
+
+
+async def test_a_tenants_own_image_is_not_held_back(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    changed(world, "globex", image="its-own:1")
+    await world.look(second)
+    assert image_of(world, "globex") == "its-own:1"
+    tenant = world.read(OUTBOX_TENANT, "globex")
+    del tenant["spec"]["image"]
+    world.cluster.create(OUTBOX_TENANT, tenant, replace=True)
+    await world.look(second)
     assert image_of(world, "globex") == "image:2"
+
+
+async def test_a_deployment_that_waits_is_repaired_all_the_same(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    await world.look(second)
+    edited = world.read(DEPLOYMENT, "globex-projector")
+    edited["spec"]["replicas"] = 7
+    container(edited["spec"])["image"] = "evil:1"
+    world.cluster.create(DEPLOYMENT, edited)
+    assert await world.look(second) == ["Deployment globex-projector"]
+    assert world.read(DEPLOYMENT, "globex-projector")["spec"]["replicas"] == 1
+    assert image_of(world, "globex") == "image:1"
+
+
+async def test_an_operator_that_builds_another_pod_reaches_so_many_tenants_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await two_that_run(world)
+    monkeypatch.setattr("outbox_operator.pod.TERMINATION_GRACE_SECONDS", 99)
+    world.reconciler = world.new_reconciler()
+    assert f"Deployment {CHILD}" in await world.look(first)
+    assert await world.look(second) == ["OutboxTenant globex"]
 
 
 async def test_an_image_that_was_refused_reaches_so_many_tenants_at_a_time_all_the_same(world: World) -> None:
