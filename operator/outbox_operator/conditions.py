@@ -199,11 +199,12 @@ def _ready(deployment: _Deployment, projector: _Projector) -> Verdict:
     if cannot_end := deployment.cannot_end:
         return cannot_end
     if deployment.delivered_by:
-        older = (
+        cause = (
             f"OutboxTenant {deployment.delivered_by.name}, which is older, names the same Secret, schema, table and "
+            "tenantId: to deliver is up to that one, also while it runs no pods. "
         )
-        cure = "tenantId, and delivers its events. This one runs no pods: delete one of the two, or correct its spec."
-        return Verdict(False, Reason.TENANT_CONFLICT, older + cure)
+        cure = "This one runs none: delete one of the two, or correct its spec."
+        return Verdict(False, Reason.TENANT_CONFLICT, cause + cure)
     if deployment.paused:
         return Verdict(False, Reason.PAUSED, "spec.state is Paused: events wait in the table until it is Running.")
     if deployment.wanted == 0:
