@@ -33,6 +33,14 @@ from bento_outbox.pulsar_messages import Answers, built, sender
 DEFAULT_TOPIC = "persistent://public/default/outbox-{tenant}"
 PLACEHOLDERS = frozenset({"tenant", "type"})
 _ENDS_A_CLIENT = {"BrokerUnreachable", "BrokerAuthenticationFailed"}
+_TOPIC_CLOSED = {
+    "AuthorizationError",
+    "ProducerBlockedQuotaExceededError",
+    "ProducerBlockedQuotaExceededException",
+    "ProducerFenced",
+    "TopicTerminated",
+}
+"""Answers to a send after which the topic takes nothing from us any more, while others may."""
 
 
 def check_topic_template(template: str) -> str:
@@ -130,10 +138,9 @@ class PulsarMessageBus:
     def _topic_of(self, event: Envelope) -> str:
         return event.topic or self._topic.format(tenant=event.tenant_id, type=event.type)
 
-    def _is_rows_fault(self, error: BusUnavailable, group: list[Envelope]) -> bool:
+    def _is_chosen(self, group: list[Envelope]) -> bool:
         """A topic that rows chose, by `topic` or by their type, must not stop the rows that chose another."""
-        chosen = any(event.topic is not None for event in group) or "{type}" in self._topic
-        return chosen and is_topics_fault(type(error.__cause__).__name__)
+        return any(event.topic is not None for event in group) or "{type}" in self._topic
 
     def _connect(self) -> pulsar.Client:
         if self._client is None:
@@ -172,15 +179,16 @@ class PulsarMessageBus:
         try:
             producer = await self._producer(topic)
         except BusUnavailable as error:
-            if not self._is_rows_fault(error, events):
+            result = type(error.__cause__).__name__
+            if not (self._is_chosen(events) and is_topics_fault(result)):
                 raise BusUnavailable(str(error), reason=error.reason, stored=stored) from error
-            permanent = type(error.__cause__).__name__ in PERMANENT
-            refused |= {event.id: Refusal(str(error), permanent=permanent) for event in events}
+            refused |= {event.id: Refusal(str(error), permanent=result in PERMANENT) for event in events}
         else:
-            await self._send(producer, events, stored, refused)
+            await self._send(topic, producer, events, stored, refused)
 
     async def _send(
         self,
+        topic: str,
         producer: pulsar.Producer,
         events: list[Envelope],
         stored: set[UUID],
@@ -206,19 +214,23 @@ class PulsarMessageBus:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await answers.all()
-        outage = ""
+        outage, chosen = "", self._is_chosen(events)
         for place, event in enumerate(events):
             result, _ = answers.by_place.get(place, ("Timeout", False))
+            if result in _TOPIC_CLOSED and self._producers.get(topic) is producer:
+                del self._producers[topic]  # it would answer so for ever, also when the topic is open again
             if result == "Ok":
                 stored.add(event.id)
             elif result in PERMANENT:
                 refused[event.id] = Refusal(PERMANENT[result], permanent=True)
+            elif result in _TOPIC_CLOSED and chosen:
+                refused[event.id] = Refusal(str(self._unavailable(result, topic)))
             elif result in OUTAGES:
                 outage = result
             else:
                 refused[event.id] = Refusal(f"the broker answered {result}")
         if outage:
-            error = self._unavailable(outage, producer.topic())
+            error = self._unavailable(outage, topic)
             raise BusUnavailable(str(error), reason=error.reason, stored=stored)
 
     def _unavailable(self, result: str, topic: str) -> BusUnavailable:

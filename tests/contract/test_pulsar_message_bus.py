@@ -229,6 +229,23 @@ async def test_a_topic_that_was_terminated_is_refused_by_the_broker(
         assert raised.value.reason == "BrokerRefused"
 
 
+async def test_a_topic_that_rows_chose_and_that_was_terminated_under_a_producer_stops_no_other(
+    new_bus: NewBus, topic: str, namespaces: Namespaces, topics: Topics
+) -> None:
+    bus, chosen = new_bus(topic), f"{topic}-chosen"
+    await bus.publish(envelope(topic=chosen))
+    await namespaces.terminate(chosen)
+
+    good = [envelope(), envelope()]
+    for event in good:
+        bad = envelope(topic=chosen)
+        with pytest.raises(EventsRefused, match="TopicTerminated") as raised:
+            await bus.publish([bad, event])
+        assert raised.value.refused.keys() == {bad.id}
+
+    assert [message.event_id for message in await topics.exactly(2, topic)] == [str(event.id) for event in good]
+
+
 async def test_what_was_stored_before_an_outage_is_told(
     new_bus: NewBus, topic: str, topics: Topics, own_namespace: str, namespaces: Namespaces
 ) -> None:
