@@ -15,6 +15,7 @@ import structlog
 
 from bento_outbox import BusUnavailable
 from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.flights import Flight
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import Backlog
 
@@ -145,6 +146,16 @@ class Health:
 
     def counter_behind(self, topic: str) -> None:
         log.error("the broker's counter was above ours: the events are sent again under ids above it", topic=topic)
+
+    def given_up(self, flight: Flight) -> None:
+        if self.deduplication is None:
+            return  # at least once: it is sent again after any outage
+        log.error(
+            "its topic cannot be opened: an open flight is tried under new ids and may be there twice",
+            topic=flight.topic,
+            events=len(flight.events),
+        )
+        self._metrics.perhaps_doubled.inc(len(flight.events))
 
     def deduplication_seen(self, topic: str, *, active: bool) -> None:
         change = self._without_deduplication.discard if active else self._without_deduplication.add

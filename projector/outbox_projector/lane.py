@@ -54,7 +54,10 @@ OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
 
 
 class LaneObserver(Protocol):
-    """Told what lanes see; must not block or raise. lane: the number of the one that it happened to, if it was one."""
+    """Told what lanes see; must not block or raise. lane: the number of the one that it happened to, if it was one.
+
+    given_up: a flight that may have been sent, of which the broker cannot be asked whether it has it; its rows go anew.
+    """
 
     def turned(self) -> None: ...
     def database_answered(self) -> None: ...
@@ -64,6 +67,7 @@ class LaneObserver(Protocol):
     def lane_ended(self, lane: int) -> None: ...
     def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
     def counter_behind(self, topic: str) -> None: ...
+    def given_up(self, flight: Flight) -> None: ...
 
 
 class Lane:
@@ -190,6 +194,10 @@ class Lane:
         except EventsRefused as error:
             if isinstance(self._producers[flight.topic], _Unusable):
                 del self._producers[flight.topic]  # tried anew by the next rows that choose it
+                if flight.recovered:
+                    # What may have been an outage is the fault of these rows from now on.
+                    self._observer.given_up(flight)
+                    self._observer.broker_answered(self._lease.lane)
             self._cut.found()
             return _refused(flight, error.refused)
         except FlightRefused as error:

@@ -17,7 +17,7 @@ class Metrics:
         self.failed = self._counter("outbox_events_failed", "Events that became ERR")
         self.deleted = self._counter("outbox_events_deleted", "Rows in SENT or ERR that were deleted for their age")
         self.perhaps_doubled = self._counter(
-            "outbox_events_perhaps_doubled", "Events sent again to a broker that had forgotten what it had of them"
+            "outbox_events_perhaps_doubled", "Events sent again to a broker that cannot tell whether it has them"
         )
         self.pending = self._gauge("outbox_pending_events", "Rows in NEW, counted up to 100,000")
         self.errors = self._gauge("outbox_error_events", "Rows in ERR, counted up to 100,000")

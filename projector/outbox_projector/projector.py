@@ -16,6 +16,7 @@ from bento_outbox import BusUnavailable, MessageBus
 from bento_outbox.table import outbox_table
 from outbox_projector.bus_lane import publishers_on
 from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.flights import Flight
 from outbox_projector.lane import LaneObserver
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.loop import LaneProjector
@@ -38,6 +39,7 @@ class Unobserved:
     def lane_ended(self, lane: int) -> None: ...
     def settled(self, *, sent: int, retried: int, failed: int) -> None: ...
     def counter_behind(self, topic: str) -> None: ...
+    def given_up(self, flight: Flight) -> None: ...
 
 
 class OutboxProjector(LaneProjector):

@@ -46,15 +46,15 @@ _NEVER_CUT = {
     "send_timeout_millis": 0,
 }
 
-_UNSURE = {"BrokerMetadataError", "BrokerPersistenceError", "UnknownError"}
-"""Answers after which the broker may have stored the flight all the same: refused and claimed anew, it would be stored
-twice. It is sent again under the same ids."""
+_UNSURE = {*OUTAGES, "TopicNotFound", "UnknownError"}
+"""Answers after which the broker may have stored the flight all the same, such as a quota that is met when a broken
+connection is made anew: refused and claimed anew, it would be stored twice. It is sent again under the same ids."""
 
-_PASSING = {"MemoryBufferIsFull", "ProducerBusy", "ProducerQueueIsFull"}
-"""Answers about us, not about the topic or the rows. ProducerBusy: a connection of our own is not quite closed yet."""
-
-_NEVER_A_REFUSAL = _UNSURE | _PASSING
-
+_NOBODYS_FAULT = {
+    *("BrokerMetadataError", "BrokerPersistenceError", "UnknownError"),
+    *("MemoryBufferIsFull", "ProducerQueueIsFull"),
+}
+"""Answers to opening a topic that are about the broker or about us."""
 
 CLOSE_SECONDS = 1.0
 """A client takes some milliseconds to close."""
@@ -120,7 +120,7 @@ class PulsarLanePublisher:
             producer,
             topic,
             self._timeout,
-            self._trouble,
+            self._unsure,
             message_of=self._message_of,
             by_key=self._by_key,
             reopen=partial(self._reopen, topic),
@@ -172,15 +172,23 @@ class PulsarLanePublisher:
         return name
 
     def _trouble(self, result: str, topic: str) -> BusUnavailable | FlightRefused | LeaseLost:
-        """What an answer other than Ok means."""
-        if result == "ProducerFenced" and self._producer_name is not None:
-            return LeaseLost(f"another producer has taken over {topic}")
+        """What it means that a topic cannot be opened."""
         if result in PERMANENT:
             return FlightRefused(Refusal(PERMANENT[result], permanent=True))
-        return self._fault(topic, self._connection.unavailable(result, topic), result)
+        error = self._unsure(result, topic)
+        return error if isinstance(error, LeaseLost) else self._fault(topic, error, result)
+
+    def _unsure(self, result: str, topic: str) -> BusUnavailable | LeaseLost:
+        """What it means that nobody can tell whether a flight is stored. Whose fault it is shows when it is sent again:
+        a topic that rows chose and that is closed to us cannot be opened."""
+        if result == "ProducerFenced" and self._producer_name is not None:
+            return LeaseLost(f"another producer has taken over {topic}")
+        return self._connection.unavailable(result, topic)
 
     def _fault(self, topic: str, error: BusUnavailable, result: str = "") -> BusUnavailable | FlightRefused:
-        if result not in _NEVER_A_REFUSAL and topic != self._configured_topic and is_topics_fault(result):
+        # With a name of our own ProducerBusy means that a former connection of ours is not quite closed yet.
+        passing = result in _NOBODYS_FAULT or (result == "ProducerBusy" and self._producer_name is not None)
+        if not passing and topic != self._configured_topic and is_topics_fault(result):
             return FlightRefused(Refusal(str(error)))
         return error
 
@@ -193,17 +201,19 @@ class PulsarLaneProducer:
         producer: pulsar.Producer,
         topic: str,
         timeout_seconds: float,
-        trouble: Callable[[str, str], Exception],
+        unsure: Callable[[str, str], Exception],
         *,
         message_of: Callable[[Envelope], Message] = message_of,
         by_key: bool,
         reopen: Callable[[pulsar.Producer, bool], pulsar.Producer],
     ) -> None:
-        """by_key: how `producer` cuts flights. reopen: makes one that cuts as it is told, in place of the former."""
+        """unsure: what an answer means that does not tell whether the flight is stored. by_key: how `producer` cuts
+        flights. reopen: makes one that cuts as it is told, in place of the former.
+        """
         self._producer = producer
         self._topic = topic
         self._timeout = timeout_seconds
-        self._trouble = trouble
+        self._unsure = unsure
         self._message_of = message_of
         self._by_key = by_key
         self._reopen = reopen
@@ -231,9 +241,9 @@ class PulsarLaneProducer:
                 await asyncio.to_thread(self._send, flight, callbacks)
                 found = await answers.all()
         except TimeoutError:
-            raise self._trouble("Timeout", self._topic) from None
+            raise self._unsure("Timeout", self._topic) from None
         except pulsar.PulsarException as error:
-            raise self._trouble(type(error).__name__, self._topic) from error
+            raise self._unsure(type(error).__name__, self._topic) from error
         refused = self._refused(found)
         # Ids that nobody has used before can only be stored already if a broken connection made the client send them
         # twice: then the second answer speaks of the first.
@@ -263,15 +273,12 @@ class PulsarLaneProducer:
         """The refusals, by the first place of each entry. Raises LeaseLost, BusUnavailable."""
         refused: dict[int, Refusal] = {}
         for first, (result, _) in sorted(found.items(), key=lambda item: item[1][0] != "ProducerFenced"):
-            if result == "Ok":
-                continue
-            if result not in _NEVER_A_REFUSAL and result not in OUTAGES and result not in PERMANENT:
+            if result in _UNSURE:
+                raise self._unsure(result, self._topic)
+            if result in PERMANENT:
+                refused[first] = Refusal(PERMANENT[result], permanent=True)
+            elif result != "Ok":
                 refused[first] = Refusal(f"the broker answered {result}")
-                continue
-            trouble = self._trouble(result, self._topic)
-            if not isinstance(trouble, FlightRefused):
-                raise trouble
-            refused[first] = trouble.refusal
         return refused
 
 

@@ -206,6 +206,21 @@ async def test_a_topic_that_rows_chose_wrongly_is_their_fault(
     assert raised.value.refusal.permanent is permanent
 
 
+async def test_a_topic_that_is_closed_under_a_flight_is_an_outage_of_that_flight_and_then_the_fault_of_its_rows(
+    new_publisher: NewPublisher, deduplicated: str, namespaces: Namespaces
+) -> None:
+    """The flight may be stored, so it is not refused; what cannot be opened any more must not stop other topics."""
+    publisher = new_publisher(configured_topic="persistent://public/default/other")
+    producer = await publisher.open(deduplicated)
+    await producer.publish(flight(deduplicated, events(2)))
+    await namespaces.terminate(deduplicated)
+
+    with pytest.raises(BusUnavailable):
+        await producer.publish(flight(deduplicated, events(2), 3))
+    with pytest.raises(FlightRefused, match="TopicTerminated"):
+        await publisher.open(deduplicated)
+
+
 async def test_a_configured_topic_that_is_not_there_is_an_outage(new_publisher: NewPublisher) -> None:
     topic = "persistent://public/no-such-namespace/events"
 
@@ -254,6 +269,33 @@ async def test_a_connection_that_breaks_between_storing_and_the_answer_costs_no_
         await publisher.close()
 
     assert relay.cuts == 1
+    assert await ids_on(topics, deduplicated, 3) == [str(event_id) for event_id in sent.ids]
+
+
+async def test_a_quota_that_is_met_by_a_flight_whose_answer_was_lost_does_not_double_it(
+    pulsar_url: str, new_publisher: NewPublisher, deduplicated: str, namespaces: Namespaces, topics: Topics
+) -> None:
+    """The broker has the flight, the client connects again, and is told of the quota: no refusal of it."""
+    with topics.key_shared(deduplicated, consumers=1):
+        pass  # what the subscription leaves there is the backlog
+    namespace = deduplicated.removeprefix("persistent://").rpartition("/")[0]
+    async with Relay(pulsar_url.removeprefix("pulsar://")).running() as relay:
+        if not relay.can_stand_in:
+            pytest.skip("the address of the relay is longer or shorter than that of the broker")
+        publisher = PulsarLanePublisher(
+            relay.service_url, producer_name="lane-0", timeout_seconds=10, configured_topic="another"
+        )
+        producer = await publisher.open(deduplicated)
+        await namespaces.set(namespace, "backlogQuota", {"limitSize": 1, "policy": "producer_exception"})
+        relay.cut_at_the_next_receipt()
+        with pytest.raises(BusUnavailable, match="QuotaExceeded"):
+            await producer.publish(sent := flight(deduplicated, events(3)))
+        with pytest.raises(FlightRefused, match="QuotaExceeded"):
+            await publisher.open(deduplicated)
+        await publisher.close()
+
+    await namespaces.set(namespace, "backlogQuota", {"limitSize": 1 << 30, "policy": "producer_exception"})
+    await (await opened(new_publisher(), deduplicated)).publish(sent)
     assert await ids_on(topics, deduplicated, 3) == [str(event_id) for event_id in sent.ids]
 
 

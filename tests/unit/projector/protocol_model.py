@@ -414,6 +414,7 @@ class Observed:
 
     behind: int = 0
     sent: int = 0
+    perhaps_doubled: list[UUID] = field(default_factory=list)
 
     def turned(self) -> None: ...
     def database_answered(self) -> None: ...
@@ -426,6 +427,9 @@ class Observed:
 
     def counter_behind(self, topic: str) -> None:
         self.behind += 1
+
+    def given_up(self, flight: Flight) -> None:
+        self.perhaps_doubled += flight.ids
 
 
 def _database_outage() -> Exception:

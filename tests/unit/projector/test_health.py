@@ -8,9 +8,11 @@ import pytest
 
 from bento_outbox import BusUnavailable
 from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.flights import Flight
 from outbox_projector.health import BROKER_SILENT_SECONDS, STUCK_AFTER_SECONDS, Health
 from outbox_projector.metrics import Metrics
 from outbox_projector.store import COUNT_LIMIT, Backlog
+from tests.support.envelopes import envelope
 
 NO_TABLE = DatabaseUnavailable("no table", reason="OutboxTableMissing")
 NO_NAMESPACE = BusUnavailable("no namespace", reason="PulsarNamespaceNotFound")
@@ -209,3 +211,15 @@ def test_events_that_may_be_doubled_are_counted(health: Health, metrics: Metrics
     health.deduplication_forgotten("t", perhaps_doubled=7)
 
     assert 'outbox_events_perhaps_doubled_total{tenant="acme"} 7.0' in metrics.exposition().decode()
+
+
+@pytest.mark.parametrize(("exactly_once", "counted"), [(True, 2), (False, 0)])
+def test_what_an_outage_may_double_is_counted_only_where_it_matters(
+    exactly_once: bool, counted: int, metrics: Metrics
+) -> None:
+    events = [envelope(), envelope()]
+    health = Health(metrics, exactly_once=exactly_once)
+
+    health.given_up(Flight(topic="t", first_sequence=1, events=events, retry_counts={}, recovered=True))
+
+    assert f'outbox_events_perhaps_doubled_total{{tenant="acme"}} {counted}.0' in metrics.exposition().decode()

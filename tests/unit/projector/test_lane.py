@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from bento_outbox import Envelope, Refusal
+from bento_outbox import BusUnavailable, Envelope, Refusal
 from outbox_projector.flights import Flight, FlightRefused, Lease, Producer, Turn, Turned
 from outbox_projector.lane import Lane
 from outbox_projector.policies import Polling
@@ -132,6 +132,41 @@ async def test_events_of_a_topic_that_cannot_be_used_are_refused_and_the_others_
 
     assert store.statuses == ["ERR", "SENT"]
     assert publisher.broker.topics == {"topic": [good.id]}
+
+
+async def test_a_chosen_topic_that_closes_under_a_flight_holds_nobody_up_and_what_may_be_doubled_is_told() -> None:
+    good, lost = envelope(), envelope(topic="chosen")
+    store, publisher = Store(lost, good), Publisher(Broker())
+
+    def close() -> None:
+        publisher.meanwhile = lambda: None
+        publisher.unusable["chosen"] = Refusal("over its quota")
+        publisher.broker.stored["chosen", 0].append(lost.id)
+        raise BusUnavailable("over its quota")
+
+    publisher.meanwhile = close
+    async with running(store, publisher) as observed:
+        await store.all_done.wait()
+
+    assert store.statuses == ["ERR", "SENT"]
+    assert observed.perhaps_doubled == [lost.id]
+
+
+async def test_a_topic_that_opens_again_after_an_outage_gets_the_flight_under_its_ids() -> None:
+    event = envelope(topic="chosen")
+    store, publisher = Store(event), Publisher(Broker())
+
+    def store_unheard() -> None:
+        publisher.meanwhile = lambda: None
+        publisher.broker.store(("chosen", 0), store.database.flights[0][0])
+        raise BusUnavailable("over its quota")
+
+    publisher.meanwhile = store_unheard
+    async with running(store, publisher) as observed:
+        await store.all_done.wait()
+
+    assert (store.statuses, publisher.broker.topics) == (["SENT"], {"chosen": [event.id]})
+    assert observed.perhaps_doubled == []
 
 
 async def test_settling_and_the_next_claim_are_one_transaction() -> None:

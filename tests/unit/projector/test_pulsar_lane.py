@@ -44,7 +44,7 @@ class Broker:
 
 def producer_on(broker: Any, configured_topic: str | None = TOPIC) -> PulsarLaneProducer:
     publisher = PulsarLanePublisher("pulsar://broker:6650", producer_name="lane", configured_topic=configured_topic)
-    return PulsarLaneProducer(broker, TOPIC, 10, publisher._trouble, by_key=True, reopen=lambda former, _: former)
+    return PulsarLaneProducer(broker, TOPIC, 10, publisher._unsure, by_key=True, reopen=lambda former, _: former)
 
 
 def flight(keys: str, first_sequence: int = 1, *, recovered: bool = False, payload: bytes = b"{}") -> Flight:
@@ -103,23 +103,38 @@ async def test_a_flight_of_which_every_entry_is_refused_is_cut_by_the_lane() -> 
         await producer_on(broker).publish(flight("ab"))
 
 
-@pytest.mark.parametrize("result", ["Timeout", "ProducerBusy", "UnknownError", "TopicTerminated"])
-async def test_an_entry_that_may_or_may_not_be_stored_is_an_outage_of_the_flight(result: str) -> None:
+CLOSED = ["AuthorizationError", "ProducerBlockedQuotaExceededException", "TopicNotFound", "TopicTerminated"]
+
+
+@pytest.mark.parametrize("result", ["Timeout", "ProducerBusy", "UnknownError", *CLOSED])
+@pytest.mark.parametrize("configured_topic", [TOPIC, "another"])
+async def test_an_entry_that_may_or_may_not_be_stored_is_an_outage_of_the_flight(
+    result: str, configured_topic: str
+) -> None:
+    """Also where rows chose the topic: what was stored before a broken connection may get such an answer."""
     broker = Broker()
     broker.answers = {"a": ("MessageTooBig", DUPLICATE), "b": (result, DUPLICATE)}
 
-    with pytest.raises(BusUnavailable, match=result):
-        await producer_on(broker).publish(flight("abc"))
+    with pytest.raises(BusUnavailable, match=result if result != "TopicNotFound" else "has no topic"):
+        await producer_on(broker, configured_topic).publish(flight("abc"))
 
 
-async def test_a_topic_that_a_row_chose_and_that_we_may_not_publish_to_stops_no_other() -> None:
-    broker = Broker()
-    broker.answers = {"a": ("AuthorizationError", DUPLICATE)}
+@pytest.mark.parametrize("result", CLOSED)
+async def test_a_topic_that_a_row_chose_and_that_cannot_be_opened_stops_no_other(result: str) -> None:
+    def trouble(configured_topic: str) -> Exception:
+        publisher = PulsarLanePublisher("pulsar://broker:6650", producer_name="lane", configured_topic=configured_topic)
+        return publisher._trouble(result, TOPIC)
 
-    with pytest.raises(BusUnavailable):
-        await producer_on(broker).publish(flight("a"))
-    with pytest.raises(FlightRefused, match="does not let us publish"):
-        await producer_on(broker, configured_topic="another").publish(flight("a"))
+    assert isinstance(trouble(TOPIC), BusUnavailable)
+    assert isinstance(trouble("another"), FlightRefused)
+
+
+@pytest.mark.parametrize(("producer_name", "meant"), [("lane", BusUnavailable), (None, FlightRefused)])
+def test_a_topic_that_a_row_chose_and_that_is_busy(producer_name: str | None, meant: type[Exception]) -> None:
+    """By a former connection of our own, which passes; or, where we share it, by somebody who keeps it for himself."""
+    publisher = PulsarLanePublisher("pulsar://broker:6650", producer_name=producer_name, configured_topic="another")
+
+    assert isinstance(publisher._trouble("ProducerBusy", TOPIC), meant)
 
 
 async def test_a_lane_that_is_lost_is_told_before_anything_else() -> None:
