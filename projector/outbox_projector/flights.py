@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
-from bento_outbox import Envelope, OutboxError, Refusal
+from bento_outbox import BusUnavailable, Envelope, OutboxError, Refusal
 
 LEASE_SECONDS = 10.0
 """After a crash a lane waits so long for its next owner. Each turn of the owner prolongs it."""
@@ -159,11 +159,15 @@ class FlightRefused(OutboxError):
         self.refusal = refusal
 
 
+class NoPartition(BusUnavailable):
+    """The configured topic has no partition for this lane, so nothing can be published in it."""
+
+
 class LanePublisher(Protocol):
     """The broker as one lane sees it."""
 
     async def open(self, topic: str) -> Producer:
-        """Raises BusUnavailable; FlightRefused when the rows chose a topic that cannot be used."""
+        """Raises BusUnavailable, NoPartition; FlightRefused when the rows chose a topic that cannot be used."""
         ...
 
     async def close(self) -> None:

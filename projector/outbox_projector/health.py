@@ -151,7 +151,7 @@ class Health:
         if self.deduplication is None:
             return  # at least once: it is sent again after any outage
         log.error(
-            "its topic cannot be opened: an open flight is tried under new ids and may be there twice",
+            "it cannot be sent again to where it was: an open flight is tried under new ids and may be there twice",
             topic=flight.topic,
             events=len(flight.events),
         )

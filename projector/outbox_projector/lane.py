@@ -41,6 +41,7 @@ from outbox_projector.flights import (
     LaneStore,
     Lease,
     LeaseLost,
+    NoPartition,
     Producer,
     Turn,
     Turned,
@@ -117,6 +118,11 @@ class Lane:
         """Ends what was begun, and begins nothing. Raises LeaseLost, DatabaseUnavailable, BusUnavailable."""
         try:
             await self._recover()
+        except NoPartition:
+            # The lanes change, perhaps for this very reason: what cannot land here goes by another one.
+            flights = await self._store.open_flights(self._lease)
+            await self._turn(Turn(withdrawn=flights))
+            self._observer.given_up(flights[0])  # those behind it were never sent
         finally:
             await self._disconnect()
 

@@ -198,9 +198,16 @@ class LaneProjector:
         return fleet
 
     async def _land(self, numbers: Iterable[int]) -> None:
+        """All that can land; then raises what one of the others met."""
+        trouble = None
         for number in numbers:
             if lease := await self._leases.acquire(number, seconds=LEASE_SECONDS):
-                await self._while_owner(lease, self._lane(lease, asyncio.Event()).land())
+                try:
+                    await self._while_owner(lease, self._lane(lease, asyncio.Event()).land())
+                except BusUnavailable as error:
+                    trouble = error
+        if trouble:
+            raise trouble
 
     async def _take(self, decision: Decision) -> None:
         for number in decision.take:

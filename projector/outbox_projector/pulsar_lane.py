@@ -32,7 +32,7 @@ from bento_outbox.message_form import Message, message_of
 from bento_outbox.pulsar_answers import OUTAGES, PERMANENT, is_topics_fault
 from bento_outbox.pulsar_client import Batching, Compression, PulsarConnection, close_aside, producer_options
 from bento_outbox.pulsar_messages import Answers, Callback, sender
-from outbox_projector.flights import Flight, FlightRefused, LeaseLost
+from outbox_projector.flights import Flight, FlightRefused, LeaseLost, NoPartition
 from outbox_projector.pulsar_flight import MOST_BYTES, Entry, built_all, entries_of
 from outbox_projector.topics import is_partition
 
@@ -162,7 +162,7 @@ class PulsarLanePublisher:
         if self._lane >= len(partitions):
             raise self._fault(
                 topic,
-                BusUnavailable(
+                NoPartition(
                     f"lane {self._lane} needs a partition of its own, but topic {topic} has {len(partitions)}: "
                     f"add partitions, or set fewer lanes",
                     reason="BrokerRefused",

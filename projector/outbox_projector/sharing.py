@@ -6,7 +6,8 @@ is decided by the database, one lane at a time.
     even          each owns lanes // members, the oldest ones one more; who has more gives back, who has less takes
     expired       a lane whose owner let its lease run out is taken by whoever sees it first, and evened out later
     changing      the youngest member wants another number of lanes: all are given back, flights that have not landed
-                  are landed by whoever takes their lane for that alone, and then the number is changed
+                  are landed by whoever takes their lane for that alone, and then the number is changed; a flight whose
+                  lane has no partition any more goes by another lane
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 
 from bento_outbox import BusUnavailable, Envelope
 from bento_outbox.message_form import message_of
-from outbox_projector.flights import Flight, FlightRefused, LeaseLost
+from outbox_projector.flights import Flight, FlightRefused, LeaseLost, NoPartition
 from outbox_projector.pulsar_lane import PulsarLaneProducer, PulsarLanePublisher
 from tests.support.cut_connection import Relay
 from tests.support.envelopes import envelope
@@ -249,7 +249,7 @@ async def test_each_lane_has_the_partition_of_its_number(
         assert await producer.publish(flight(deduplicated, sent := events(2)))
         assert await ids_on(topics, f"{deduplicated}-partition-{lane}", 2) == [str(event.id) for event in sent]
 
-    with pytest.raises(BusUnavailable, match="needs a partition of its own"):
+    with pytest.raises(NoPartition, match="needs a partition of its own"):
         await new_publisher(lane=2, configured_topic=deduplicated).open(deduplicated)
 
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bento_outbox import InMemoryMessageBus
+from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector import OutboxProjector
 from outbox_projector.database_errors import DatabaseUnavailable
+from outbox_projector.flights import Lease, NoPartition, Producer, Turn
+from outbox_projector.loop import LaneProjector
+from outbox_projector.policies import Polling
 from outbox_projector.projector import Unobserved
+from tests.support.envelopes import envelope
+from tests.unit.projector.protocol_model import (
+    Broker,
+    Database,
+    ModelLeases,
+    ModelPublisher,
+    ModelStore,
+    Observed,
+    Row,
+    lane_of,
+)
 
 
 class Watching(Unobserved):
@@ -81,3 +97,69 @@ async def test_stop_interrupts_the_pause_of_an_outage(memory_bus: InMemoryMessag
 def test_a_batch_has_at_least_one_row(memory_bus: InMemoryMessageBus) -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         OutboxProjector(no_database, memory_bus, "acme", 0)
+
+
+class Fewer:
+    """Four lanes, each with a flight that its owner left open, which are to become one; the broker has lane 0 only."""
+
+    def __init__(self) -> None:
+        keys = [f"key-{number}" for number in range(40)]
+        first_of_lane = {lane_of(key, 4): key for key in reversed(keys)}
+        self.database = Database([Row(envelope(aggregate_id=key)) for key in first_of_lane.values()])
+        self.database.beat("before", 4)
+        for lane in range(4):
+            lease = self.database.acquire("before", lane)
+            assert lease is not None
+            self.database.turn(lease, Turn(limit=1, floors={"topic": 1}))
+            self.database.release(lease)
+        self.database.leave("before")
+        self.broker = Broker()
+        self.observed = Observed()
+        self.trouble: dict[int, BusUnavailable] = {lane: NoPartition("no partition") for lane in (1, 2, 3)}
+        self.projector = LaneProjector(
+            leases=ModelLeases(self.database, at_once, "now", 1),
+            store=ModelStore(self.database, at_once),
+            publisher_of=lambda lease: Publisher(self, lease),
+            batch_size=4,
+            polling=Polling(),
+            observer=self.observed,
+        )
+
+
+class Publisher(ModelPublisher):
+    def __init__(self, fewer: Fewer, lease: Lease) -> None:
+        super().__init__(fewer.broker, at_once, "now", lease.lane)
+        self._trouble = fewer.trouble.get(lease.lane)
+
+    async def open(self, topic: str) -> Producer:
+        if self._trouble:
+            raise self._trouble
+        return await super().open(topic)
+
+
+async def at_once(_outage: Callable[[], Exception], effect: Callable[[], Any]) -> Any:
+    """A step of the model without troubles."""
+    return effect()
+
+
+async def test_lanes_become_fewer_although_there_is_no_partition_any_more_for_their_flights() -> None:
+    """Nothing would be published again otherwise, until somebody adds partitions that nobody wants."""
+    fewer = Fewer()
+    of_lane = {lane_of(row.key, 4): row.event.id for row in fewer.database.rows}
+
+    await fewer.projector.drain()
+
+    assert fewer.database.lanes == 1
+    assert {row.status for row in fewer.database.rows} == {"SENT"}
+    assert sorted(fewer.broker.log) == sorted(of_lane.values())
+    assert fewer.observed.perhaps_doubled == [of_lane[lane] for lane in (1, 2, 3)]
+
+
+async def test_a_lane_that_cannot_land_does_not_keep_the_others_from_it() -> None:
+    fewer = Fewer()
+    fewer.trouble = {1: BusUnavailable("away")}
+
+    with pytest.raises(BusUnavailable, match="away"):
+        await fewer.projector.drain()
+
+    assert fewer.database.flying == [1]
