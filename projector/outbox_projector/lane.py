@@ -52,6 +52,8 @@ log = structlog.get_logger()
 
 OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
 """Pauses while the database or the bus cannot be used. 10 s bounds how late recovery is noticed."""
+MOST_PRODUCERS = 200
+"""Open at a time: rows may choose topics without number, and each takes 20 KB here, and a place in each turn."""
 
 
 class LaneObserver(Protocol):
@@ -237,6 +239,8 @@ class Lane:
     async def _open(self, topic: str) -> None:
         if topic in self._producers:
             return
+        if len(self._producers) >= MOST_PRODUCERS:
+            await self._disconnect()  # nothing is in the air here, and what is opened again says where to go on
         try:
             self._producers[topic] = await self._publisher.open(topic)
         except BusUnavailable as error:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from bento_outbox import BusUnavailable, Envelope, Refusal
 from outbox_projector.flights import Flight, FlightRefused, Lease, Producer, Turn, Turned
 from outbox_projector.lane import Lane
@@ -47,13 +49,17 @@ class Publisher:
         self.unusable: dict[str, Refusal] = {}
         self.flights: list[int] = []
         self.meanwhile: Callable[[], None] = lambda: None
+        self.most_open = self._open = 0
 
     async def open(self, topic: str) -> Producer:
         if topic in self.unusable:
             raise FlightRefused(self.unusable[topic])
+        self._open += 1
+        self.most_open = max(self.most_open, self._open)
         return Connection(self, self.broker.open((topic, 0), "we"))
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self._open = 0
 
 
 class Connection:
@@ -195,6 +201,21 @@ async def test_while_a_flight_that_took_all_is_published_nothing_is_claimed_sinc
     assert publisher.flights == [3, 1]
     # Each is settled by the turn that claims what has come meanwhile.
     assert [(len(turn.settled.events), turn.limit) for turn in store.turns if turn.settled] == [(3, 100), (1, 100)]
+
+
+async def test_of_topics_without_number_only_so_many_are_open_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is opened again goes on above what the broker has of it."""
+    monkeypatch.setattr("outbox_projector.lane.MOST_PRODUCERS", 2)
+    events = [envelope(topic=f"topic-{number % 5}") for number in range(20)]
+    store, publisher = Store(*events), Publisher(Broker())
+    async with running(store, publisher, batch_size=1) as observed:
+        await store.all_done.wait()
+
+    for topic, ids in publisher.broker.topics.items():
+        assert ids == [event.id for event in events if event.topic == topic]
+    assert len(publisher.broker.log) == 20
+    assert publisher.most_open == 2
+    assert observed.behind == 0
 
 
 async def test_a_lane_that_is_stopped_leaves_no_flight_behind() -> None:
