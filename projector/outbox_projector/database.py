@@ -21,6 +21,7 @@ import asyncpg
 from bento_outbox import MisuseError
 from bento_outbox.database_address import DatabaseAddress, parse_database_address
 from outbox_projector.database_errors import DatabaseUnavailable, translated
+from outbox_projector.flights import LEASE_SECONDS
 
 Connect = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 """Lends a connection, on which each statement is a transaction unless one is begun. Raises what the driver raises, or
@@ -31,6 +32,9 @@ COMMAND_TIMEOUT_SECONDS = 60
 CLOSE_SECONDS = 5
 WAIT_SECONDS = 30
 """For a connection, while all are in use."""
+SILENT_SECONDS = LEASE_SECONDS
+"""Within a transaction; then the server ends it. Of a machine that was lost it hears nothing, and would keep its locks
+for hours: nobody could take over its lanes, though their leases have run out."""
 MOST_CONNECTIONS = 6
 """Of a process: its lanes take turns at them, with looks, measurements, requests and retention; a trial of the listener
 needs two."""
@@ -45,9 +49,22 @@ async def connected(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction of its own. Raises DatabaseUnavailable."""
-    async with translated(), connect() as connection, connection.transaction():
-        yield connection
+    """A connection in a transaction of its own, which ends with our silence. Raises DatabaseUnavailable."""
+    milliseconds = round(SILENT_SECONDS * 1000)
+    async with translated(), connect() as connection:
+        # One round trip; and no setting for a pooler's next client. The second counts where the server has more to say
+        # than fits into a network in which nobody listens.
+        await connection.execute(
+            f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; "
+            f"SET LOCAL tcp_user_timeout = {milliseconds}"
+        )
+        try:
+            yield connection
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
 
 
 @contextmanager

@@ -64,8 +64,9 @@ _REASONS: list[tuple[type[BaseException], str, str]] = [
         "the server is read-only: a standby, or failing over",
     ),
 ]
-# Classes of SQLSTATE that are an outage: connection, resources, operator intervention, system error, timeouts.
-_OUTAGE_STATES = ("08", "53", "57", "58", "40", "55")
+# Classes of SQLSTATE that are an outage: connection, resources, operator intervention, system error, timeouts; and
+# transactions that took, or rested, for too long.
+_OUTAGE_STATES = ("08", "53", "57", "58", "40", "55", "25P03", "25P04")
 
 
 def explain(error: BaseException) -> DatabaseUnavailable | None:

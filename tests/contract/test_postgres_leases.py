@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from bento_outbox.channels import channel_of
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import make_outbox_table, outbox_table
+from outbox_projector.database import transaction
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import Lease, LeaseLost, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.postgres_leases import MEMBER_SECONDS, MOST_LANES, PostgresLeases
@@ -256,6 +258,23 @@ async def test_a_lease_that_has_run_out_goes_to_whoever_comes(member: Member, we
 
     assert (await _acquired(member("they"))).epoch > ours.epoch
     assert await we.acquire(0, seconds=60.0) is None
+
+
+async def test_a_lane_whose_owner_was_lost_within_a_transaction_goes_to_the_next(
+    member: Member, we: PostgresLeases, sessions: Sessions, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine without power or network the server hears nothing: not even that the connection has ended."""
+    monkeypatch.setattr("outbox_projector.database.SILENT_SECONDS", 0.1)
+    await _acquired(we, seconds=0.0)
+
+    async def is_lost_and_comes_back() -> None:
+        async with transaction(borrowed(sessions)) as connection:
+            await connection.execute("UPDATE outbox_lane SET owner = 'we' WHERE tenant_id = $1", tenant)
+            assert await member("they").acquire(0, seconds=60.0)
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        await is_lost_and_comes_back()
 
 
 async def test_a_process_that_starts_again_under_its_name_has_its_lane_at_once(

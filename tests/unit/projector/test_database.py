@@ -36,6 +36,7 @@ def _state(sqlstate: str) -> asyncpg.PostgresError:
         (_state("40001"), "DatabaseUnreachable", "cannot be reached"),
         (_state("55P03"), "DatabaseUnreachable", "cannot be reached"),
         (_state("58030"), "DatabaseUnreachable", "cannot be reached"),
+        (_state("25P03"), "DatabaseUnreachable", "cannot be reached"),
         (ConnectionRefusedError("refused"), "DatabaseUnreachable", "cannot be reached"),
         (TimeoutError(), "DatabaseUnreachable", "cannot be reached"),
         (ssl.SSLError("handshake failed"), "DatabaseUnreachable", "cannot be reached"),
