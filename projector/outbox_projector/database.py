@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ DatabaseUnavailable."""
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 60
 CLOSE_SECONDS = 5
+CANCEL_SECONDS = 1
+"""For the server to hear that a statement is not waited for any more."""
 WAIT_SECONDS = 30
 """For a connection, while all are in use."""
 SILENT_SECONDS = LEASE_SECONDS
@@ -38,6 +40,12 @@ for hours: nobody could take over its lanes, though their leases have run out.""
 MOST_CONNECTIONS = 6
 """Of a process: its lanes take turns at them, with looks, measurements, requests and retention; a trial of the listener
 needs two."""
+_INTERRUPTIONS = (
+    asyncio.CancelledError,
+    TimeoutError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 
 
 @asynccontextmanager
@@ -60,6 +68,8 @@ async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
         )
         try:
             yield connection
+        except _INTERRUPTIONS:
+            raise  # the connection ends, and the transaction with it
         except BaseException:
             if not connection.is_closed():
                 await connection.execute("ROLLBACK")
@@ -67,15 +77,24 @@ async def transaction(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
         await connection.execute("COMMIT")
 
 
-@contextmanager
-def ended_by_interruptions(connection: asyncpg.Connection) -> Iterator[None]:
+@asynccontextmanager
+async def ended_by_interruptions(connection: asyncpg.Connection) -> AsyncIterator[None]:
     """After one the connection is not used again: it may have begun a transaction of which nobody was told, or lead to
     a server that is a standby now, and stays one while the name leads to another."""
     try:
         yield
-    except (asyncio.CancelledError, TimeoutError, asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError):
-        connection.terminate()
+    except _INTERRUPTIONS:
+        # Not without a word: what nobody waits for any more would wait at the server, for a lock perhaps for hours, and
+        # with each further attempt one more.
+        await _closed(connection, within=CANCEL_SECONDS)
         raise
+
+
+async def _closed(connection: asyncpg.Connection, *, within: float) -> None:
+    """Cancels what is under way and closes; the other side may not answer."""
+    driver = asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError
+    with contextlib.suppress(OSError, TimeoutError, *driver):
+        await connection.close(timeout=within)
 
 
 class UrlSource(Protocol):
@@ -138,7 +157,7 @@ class Database:
         pool = self._current()
         connection = await pool.take()
         try:
-            with ended_by_interruptions(connection):
+            async with ended_by_interruptions(connection):
                 yield connection
         finally:
             pool.give_back(connection)
@@ -226,8 +245,7 @@ class _Pool:
         closing = [connection for connection in self._idle if connection is not but]
         self._idle = [connection for connection in self._idle if connection is but]
         for connection in closing:
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError):
-                await connection.close(timeout=CLOSE_SECONDS)
+            await _closed(connection, within=CLOSE_SECONDS)
 
     def abandon(self) -> None:
         """Ends without a word what is idle, and what is in use when it is given back: the other side may not answer."""

@@ -24,7 +24,7 @@ def borrowed(session_factory: Callable[[], AsyncSession]) -> Connect:
                 await session.invalidate()
                 connection = await _driver_connection(session)
             try:
-                with ended_by_interruptions(connection):
+                async with ended_by_interruptions(connection):
                     yield connection
             finally:
                 if connection.is_closed():

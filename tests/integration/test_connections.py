@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from outbox_projector.database import MOST_CONNECTIONS, Database, FixedUrl, transaction
 from outbox_projector.database_errors import DatabaseUnavailable
+from tests.support.lanes import blocked
 from tests.support.urls import Url
 from tests.support.waiting import eventually
 
@@ -91,6 +92,30 @@ async def test_a_connection_whose_use_was_cancelled_is_not_lent_again(database: 
     await asyncio.gather(task, return_exceptions=True)
 
     assert await _used(database) != left
+
+
+async def test_what_nobody_waits_for_any_more_does_not_wait_at_the_server_either(
+    database: Database, sessions: async_sessionmaker[AsyncSession], tenant: str
+) -> None:
+    """Else each attempt to get past a lock would leave a connection behind, until the server has none left."""
+
+    async def lock(connection: asyncpg.Connection) -> None:
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", tenant)
+
+    async def wait_for_it() -> None:
+        async with database() as connection:
+            await lock(connection)
+
+    async def nobody_waits() -> bool:
+        return await blocked(sessions) == 0
+
+    async with transaction(database) as holding:
+        await lock(holding)
+        waiting = asyncio.create_task(wait_for_it())
+        await eventually(lambda: blocked(sessions))
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await eventually(nobody_waits, within=5)
 
 
 async def test_a_connection_that_is_cut_off_before_it_is_lent_is_closed(
