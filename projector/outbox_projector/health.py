@@ -66,6 +66,7 @@ class Health:
         self.deduplication = Condition("DeduplicationActive", since=now) if exactly_once else None
         self._without_deduplication: set[str] = set()
         self._troubles: dict[int, BusUnavailable] = {}  # of the lanes that do not get through to the broker
+        self._unanswered: dict[int | None, DatabaseUnavailable] = {}  # the same of the database, with the loop as None
         self.backlog: Backlog | None = None
         self.stirred = asyncio.Event()
         """Set when something was settled or a connection came or went: the backlog is worth another look. The reporter
@@ -99,15 +100,27 @@ class Health:
     def turned(self) -> None:
         self._last_turn = self._clock()
 
-    def database_answered(self) -> None:
+    def database_answered(self, lane: int | None = None) -> None:
+        """lane: None when it answered the loop, with all that follows from a look."""
+        self._unanswered.pop(lane, None)
+        if self._unanswered:
+            # One that gets nowhere is not hidden by those that do: what the one may, the other may not.
+            self._database_is_down()
+            return
         self._become(self.database, TRUE, "Connected", "")
         self._metrics.database_up.set(1)
 
-    def database_failed(self, error: DatabaseUnavailable) -> None:
+    def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None:
+        self._unanswered[lane] = error
+        if self.database.status != FALSE:
+            # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
+            self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
+        self._database_is_down()
+
+    def _database_is_down(self) -> None:
+        error = next(iter(self._unanswered.values()))  # the same one for as long as it lasts
         self._become(self.database, FALSE, error.reason, str(error))
         self._metrics.database_up.set(0)
-        # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
-        self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
 
     def broker_answered(self, lane: int | None = None) -> None:
         """lane: None when it was a check while no lane tries, so that none has anything to get through with."""
@@ -132,6 +145,7 @@ class Health:
 
     def lane_ended(self, lane: int) -> None:
         """Its trouble is its next owner's."""
+        self._unanswered.pop(lane, None)  # the loop's next look says what that makes of the rest
         if self._troubles.pop(lane, None) and not self._troubles:
             self._become(self.broker, UNKNOWN, "NotTried", "the lane that did not get through has ended")
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -49,6 +49,7 @@ from outbox_projector.flights import (
 from outbox_projector.policies import Polling, Retries
 
 log = structlog.get_logger()
+Answer = TypeVar("Answer")
 
 OUTAGE = Retries(initial_seconds=0.5, longest_seconds=10.0)
 """Pauses while the database or the bus cannot be used. 10 s bounds how late recovery is noticed."""
@@ -63,8 +64,8 @@ class LaneObserver(Protocol):
     """
 
     def turned(self) -> None: ...
-    def database_answered(self) -> None: ...
-    def database_failed(self, error: DatabaseUnavailable) -> None: ...
+    def database_answered(self, lane: int | None = None) -> None: ...
+    def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None: ...
     def broker_answered(self, lane: int | None = None) -> None: ...
     def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None: ...
     def lane_ended(self, lane: int) -> None: ...
@@ -99,6 +100,8 @@ class Lane:
         self._sent: dict[str, int] = {}  # the highest sequence id of each topic that this owner has used
         self._outages = 0
         self._stopping = False
+        self.is_troubled = False
+        """An outage has stopped it, and there was no turn since."""
 
     def stop(self) -> None:
         """Ends `run` after the flight in the air."""
@@ -138,8 +141,10 @@ class Lane:
 
     async def _recover(self) -> None:
         """Ends what an earlier owner, or we before an outage, have begun."""
-        flights = await self._store.open_flights(self._lease)
-        self._observer.database_answered()
+        flights = await self._answered(self._store.open_flights(self._lease))
+        if flights:
+            # Before the next turn comes the broker. Else that turn will tell: who may not write may read this.
+            self._observer.database_answered(self._lease.lane)
         for number, flight in enumerate(flights):
             await self._open(flight.topic)
             self._reserve(flight)
@@ -179,16 +184,21 @@ class Lane:
 
     async def _turn(self, turn: Turn) -> Turned:
         """One transaction; tells the observer what is settled by it."""
-        try:
-            turned = await self._store.turn(self._lease, turn)
-        except DatabaseUnavailable as error:
-            self._observer.database_failed(error)
-            raise
-        self._observer.database_answered()
+        turned = await self._answered(self._store.turn(self._lease, turn))
+        self.is_troubled = False
+        self._observer.database_answered(self._lease.lane)
         sent = len(turn.settled.events) - len(turn.refused) if turn.settled else 0
         if sent or turned.retried or turned.failed:
             self._observer.settled(sent=sent, retried=turned.retried, failed=turned.failed)
         return turned
+
+    async def _answered(self, asked: Awaitable[Answer]) -> Answer:
+        """The answer of the database; the observer is told when there is none."""
+        try:
+            return await asked
+        except DatabaseUnavailable as error:
+            self._observer.database_failed(error, self._lease.lane)
+            raise
 
     async def _send(self, flight: Flight | None) -> Turn:
         """Publishes; returns what is to be written down of it."""
@@ -254,6 +264,7 @@ class Lane:
         await self._publisher.close()
 
     async def _wait_out(self, outage: DatabaseUnavailable | BusUnavailable) -> None:
+        self.is_troubled = True
         self._outages += 1
         pause = OUTAGE.wait(self._outages)
         log.warning(

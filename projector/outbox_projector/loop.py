@@ -25,7 +25,7 @@ from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import LEASE_SECONDS, LanePublisher, LaneStore, Lease, LeaseLost
 from outbox_projector.lane import OUTAGE, Lane, LaneObserver
 from outbox_projector.policies import Polling
-from outbox_projector.sharing import Decision, Fleet, Leases, decide
+from outbox_projector.sharing import Decision, Leases, decide
 
 log = structlog.get_logger()
 
@@ -127,8 +127,13 @@ class LaneProjector:
                 self._observer.turned()
                 try:
                     pause = await self._share()
+                    self._observer.database_answered()
                     outages = 0
                 except (DatabaseUnavailable, BusUnavailable) as outage:
+                    if isinstance(outage, DatabaseUnavailable):
+                        self._observer.database_failed(outage)
+                    else:
+                        self._observer.database_answered()
                     outages += 1
                     pause = OUTAGE.wait(outages)
                     self._tell(outage, pause)
@@ -155,7 +160,7 @@ class LaneProjector:
 
     async def _drained(self) -> bool:
         """Whether the lanes could be drained: not while their number changes."""
-        fleet = await self._look()
+        fleet = await self._leases.beat()
         if fleet is None:
             return False
         decision = decide(fleet, ())
@@ -171,14 +176,15 @@ class LaneProjector:
         """One look and what follows from it; seconds until the next."""
         announced = self._woken.is_set()
         self._woken.clear()
-        fleet = await self._look()
+        fleet = await self._leases.beat()
         if fleet is None:
             return CHANGING_SECONDS
         announced = announced or self._woken.is_set()
         self._wary = WARY_LOOKS if self._quiet and fleet.waiting and not announced else max(0, self._wary - 1)
         decision = decide(fleet, self._owned)
         may_rest = fleet.is_quiet and decision == Decision() and self._listening() and not self._woken.is_set()
-        self._become_quiet(may_rest and not self._wary)
+        troubled = any(owned.lane.is_troubled for owned in self._owned.values())
+        self._become_quiet(may_rest and not self._wary and not troubled)
         for number in decision.give_back:
             self._owned[number].stop()
         await self._land(decision.land)
@@ -187,15 +193,6 @@ class LaneProjector:
             return 0.0
         await self._take(decision)
         return CHANGING_SECONDS if fleet.is_changing else LOOK_SECONDS
-
-    async def _look(self) -> Fleet | None:
-        try:
-            fleet = await self._leases.beat()
-        except DatabaseUnavailable as error:
-            self._observer.database_failed(error)
-            raise
-        self._observer.database_answered()
-        return fleet
 
     async def _land(self, numbers: Iterable[int]) -> None:
         """All that can land; then raises what one of the others met."""

@@ -41,7 +41,7 @@ class Watching(Unobserved):
         self.database_failures: list[DatabaseUnavailable] = []
         self.broker_failures: list[BusUnavailable] = []
 
-    def database_failed(self, error: DatabaseUnavailable) -> None:
+    def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None:
         self.database_failures.append(error)
 
     def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:

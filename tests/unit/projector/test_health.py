@@ -15,6 +15,7 @@ from outbox_projector.store import COUNT_LIMIT, Backlog
 from tests.support.envelopes import envelope
 
 NO_TABLE = DatabaseUnavailable("no table", reason="OutboxTableMissing")
+NO_DATABASE = DatabaseUnavailable("no database", reason="DatabaseUnreachable")
 NO_NAMESPACE = BusUnavailable("no namespace", reason="PulsarNamespaceNotFound")
 
 
@@ -51,6 +52,42 @@ def test_while_the_database_cannot_be_reached_nothing_is_claimed_about_the_broke
 
     assert _states(health)[:2] == [("False", "OutboxTableMissing"), ("Unknown", "NotTried")]
     assert health.knows_its_state
+
+
+def test_a_lane_that_may_not_write_is_not_hidden_by_looks_and_lanes_that_get_an_answer(health: Health) -> None:
+    health.database_failed(NO_TABLE, 2)
+    for lane in (None, 0):
+        health.database_answered(lane)
+    assert (health.database.status, health.database.message) == ("False", "no table")
+
+    health.database_answered(2)
+    assert health.database.status == "True"
+
+
+def test_of_several_troubles_with_the_database_the_one_that_lasts_longest_is_told(health: Health) -> None:
+    health.database_failed(NO_TABLE, 2)
+    health.database_failed(NO_DATABASE)
+    assert health.database.reason == "OutboxTableMissing"
+
+    health.database_answered(2)
+    assert (health.database.status, health.database.reason) == ("False", "DatabaseUnreachable")
+
+
+def test_what_the_database_refused_to_a_lane_that_has_ended_is_told_until_the_next_look(health: Health) -> None:
+    health.database_failed(NO_TABLE, 2)
+    health.lane_ended(2)
+    assert health.database.status == "False"
+
+    health.database_answered()
+    assert health.database.status == "True"
+
+
+def test_a_lane_that_goes_on_publishing_tells_of_the_broker_whatever_another_one_lacks(health: Health) -> None:
+    health.database_failed(NO_TABLE, 2)
+    health.broker_answered(0)
+    health.database_failed(NO_TABLE, 2)
+
+    assert _states(health)[:2] == [("False", "OutboxTableMissing"), ("True", "Connected")]
 
 
 def test_one_lane_that_stands_still_is_not_hidden_by_those_that_go_on(health: Health) -> None:

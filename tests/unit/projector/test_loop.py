@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bento_outbox import BusUnavailable, InMemoryMessageBus
-from outbox_projector import OutboxProjector
+from outbox_projector import OutboxProjector, Polling
+from outbox_projector.bus_lane import BusLanePublisher
 from outbox_projector.database_errors import DatabaseUnavailable
-from outbox_projector.flights import Lease, NoPartition, Producer, Turn
+from outbox_projector.flights import Flight, Lease, NoPartition, Producer, Turn, Turned
 from outbox_projector.loop import LaneProjector
-from outbox_projector.policies import Polling
 from outbox_projector.projector import Unobserved
+from outbox_projector.sharing import Fleet
 from tests.support.envelopes import envelope
 from tests.unit.projector.protocol_model import (
     Broker,
@@ -37,7 +38,7 @@ class Watching(Unobserved):
         self.projector: OutboxProjector | None = None
         self._turns = turns
 
-    def database_failed(self, error: DatabaseUnavailable) -> None:
+    def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None:
         self.failures.append(error)
         if len(self.failures) == self._turns:
             assert self.projector is not None
@@ -57,6 +58,66 @@ async def test_a_database_that_is_not_there_is_an_outage_that_is_told_and_waited
     await watching.projector.run_forever()
 
     assert [failure.reason for failure in watching.failures] == ["SecretNotFound"] * 2
+
+
+class Denied:
+    """Leases and store of a database whose role may look and, the first times, not take a lane."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    async def beat(self) -> Fleet:
+        return Fleet(lanes=1, wanted=1)
+
+    async def acquire(self, lane: int, *, seconds: float) -> Lease | None:
+        self._times -= 1
+        if self._times >= 0:
+            raise DatabaseUnavailable("may not update outbox_layout", reason="DatabasePermissionDenied")
+        return None
+
+    async def release(self, lease: Lease) -> bool:
+        return True
+
+    async def change(self, lanes: int) -> bool:
+        return True
+
+    async def leave(self) -> None: ...
+
+    async def open_flights(self, lease: Lease) -> list[Flight]:
+        return []
+
+    async def turn(self, lease: Lease, turn: Turn) -> Turned:
+        return Turned()
+
+
+async def test_a_look_that_is_answered_says_nothing_before_a_lane_can_be_taken(memory_bus: InMemoryMessageBus) -> None:
+    """A role that may read and not write would be called well, with nothing delivered."""
+    told: list[str] = []
+
+    class Listening(Unobserved):
+        def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None:
+            told.append(error.reason)
+
+        def database_answered(self, lane: int | None = None) -> None:
+            told.append("answered")
+            projector.stop()
+
+    async def rest(wanted: asyncio.Event, seconds: float) -> None: ...
+
+    database = Denied(times=2)
+    projector = LaneProjector(
+        leases=database,
+        store=database,
+        publisher_of=lambda _: BusLanePublisher(memory_bus),
+        batch_size=1,
+        polling=Polling(),
+        observer=Listening(),
+        rest=rest,
+    )
+
+    await projector.run_forever()
+
+    assert told == ["DatabasePermissionDenied", "DatabasePermissionDenied", "answered"]
 
 
 async def test_a_refused_connection_is_translated(memory_bus: InMemoryMessageBus) -> None:

@@ -63,6 +63,7 @@ class Database:
         self.fleet: Fleet | None = IDLE
         self.looks = 0
         self.turns = 0
+        self.may_write = True
 
     def asked(self) -> tuple[int, int]:
         """Looks and turns since the last time."""
@@ -91,6 +92,8 @@ class Database:
 
     async def turn(self, lease: Lease, turn: Turn) -> Turned:
         self.turns += 1
+        if not self.may_write:
+            raise DatabaseUnavailable("may not write", reason="DatabasePermissionDenied")
         return Turned()
 
 
@@ -176,6 +179,18 @@ async def test_what_ends_the_quiet_is_found_by_the_look(tenant: Tenant, fleet: F
     await tenant.time.passes(30)
     looks, _ = tenant.database.asked()
     assert looks >= 3
+
+
+async def test_a_lane_that_got_nowhere_is_not_left_alone_before_it_has(tenant: Tenant) -> None:
+    """Else the trouble would be told for as long as nothing comes."""
+    tenant.database.may_write = False
+    tenant.projector.wake()
+    await tenant.time.passes(60)
+    assert not tenant.projector.is_quiet
+
+    tenant.database.may_write = True
+    await tenant.time.passes(30)
+    assert tenant.projector.is_quiet
 
 
 async def test_an_event_found_by_the_look_is_asked_for_at_once(tenant: Tenant) -> None:
