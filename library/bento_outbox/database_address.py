@@ -44,6 +44,8 @@ def parse_database_address(text: str) -> DatabaseAddress:
     host, database = found["address"] or unquote(found["host"]), unquote(found["database"] or "")
     if not host or not database:
         raise MisuseError(f"the database URL names no {'database' if host else 'host'}: its form is {FORM}")
+    if not _is_host(host):
+        raise MisuseError(f"the database URL names a host that can be none: its form is {FORM}")
     port = int(found["port"]) if found["port"] else None
     if port is not None and not 0 < port < 65536:
         raise MisuseError(f"the database URL has port {port}, but ports end at 65535: its form is {FORM}")
@@ -56,6 +58,14 @@ def parse_database_address(text: str) -> DatabaseAddress:
         password=None if password is None else unquote(password),
         sslmode=_sslmode(found["query"] or ""),
     )
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up, or is the folder of a socket."""
+    try:
+        return host.startswith("/") or bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _sslmode(query: str) -> str | None:

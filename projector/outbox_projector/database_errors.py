@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ssl import SSLCertVerificationError
 
 import asyncpg
 
@@ -62,6 +63,26 @@ _REASONS: list[tuple[type[BaseException], str, str]] = [
         asyncpg.ReadOnlySQLTransactionError,
         "DatabaseUnreachable",
         "the server is read-only: a standby, or failing over",
+    ),
+    (
+        asyncpg.InvalidCachedStatementError,
+        "DatabaseUnreachable",
+        "the outbox table was altered meanwhile: the statements are prepared anew",
+    ),
+    (
+        SSLCertVerificationError,
+        "DatabaseUnreachable",
+        "the certificate of the database is not trusted: renew it, or name the file of its authority in PGSSLROOTCERT",
+    ),
+    (
+        asyncpg.ClientConfigurationError,
+        "DatabaseUrlInvalid",
+        "the database URL asks for what cannot be done here: sslmode=verify-ca and verify-full need PGSSLROOTCERT",
+    ),
+    (
+        FileNotFoundError,
+        "DatabaseUnreachable",
+        "the socket of the database, or the file that PGSSLROOTCERT names, does not exist",
     ),
 ]
 # Classes of SQLSTATE that are an outage: connection, resources, operator intervention, system error, timeouts; and

@@ -16,6 +16,8 @@ from bento_outbox.schema import apply_schema, validate_schema
 from bento_outbox.sql_files import LONGEST_NAME
 from bento_outbox.table import make_outbox_table, outbox_table
 from outbox_projector import Retries
+from outbox_projector.database import Database, FixedUrl
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.flights import Lease, LeaseLost, Turn
 from outbox_projector.lane_store import PostgresLaneStore
 from outbox_projector.sessions import borrowed
@@ -161,6 +163,22 @@ def rows_touched(step: dict[str, Any]) -> float:
     """By one step of a plan that was run."""
     each = step["Actual Rows"] + step.get("Rows Removed by Filter", 0) + step.get("Rows Removed by Join Filter", 0)
     return float(each * step["Actual Loops"])
+
+
+async def test_a_table_that_is_altered_meanwhile_costs_a_turn(empty_engine: AsyncEngine) -> None:
+    await apply_schema(empty_engine)
+    sessions = async_sessionmaker(empty_engine)
+    database = Database(FixedUrl(empty_engine.url.set(drivername="postgresql").render_as_string(hide_password=False)))
+    store = PostgresLaneStore(database, outbox_table, tenant_id="acme", retries=Retries(), topic_of=topic_of)
+    lease = await acquired(sessions, "acme")
+    await store.turn(lease, CLAIM)
+    async with empty_engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE outbox ALTER COLUMN type TYPE varchar(200)"))
+
+    with pytest.raises(DatabaseUnavailable, match="was altered meanwhile"):
+        await store.turn(lease, CLAIM)
+    await store.turn(lease, CLAIM)
+    await database.close()
 
 
 # settling

@@ -34,8 +34,16 @@ def test_a_password_may_also_hold_them_as_they_are(password: str) -> None:
     assert (url.host, url.port, url.username, url.password, url.database) == ("db", 6432, "orders", password, "shop")
 
 
-@pytest.mark.parametrize(("text", "host"), [("[::1]:6432", "::1"), ("[::1]", "::1"), ("10.0.0.1", "10.0.0.1")])
-def test_the_host_may_be_an_address(text: str, host: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("[::1]:6432", "::1"),
+        ("[::1]", "::1"),
+        ("10.0.0.1", "10.0.0.1"),
+        (f"%2F{'d' * 64}", f"/{'d' * 64}"),
+    ],
+)
+def test_the_host_may_be_an_address_or_the_folder_of_a_socket(text: str, host: str) -> None:
     assert parse_database_url(f"postgresql://orders@{text}/shop").host == host
 
 
@@ -59,6 +67,8 @@ def test_sslmode_as_libpq_writes_it_is_understood() -> None:
         (f"mysql://orders:{SECRET}@db/shop", "begins with mysql://"),
         (f"mysql+pymysql://orders:{SECRET}@db/shop", r"begins with mysql\+pymysql://"),
         (f"postgresql://orders:{SECRET}@/shop", "names no host"),
+        (f"postgresql://orders:{SECRET}@db..example/shop", "names a host that can be none"),
+        (f"postgresql://orders:{SECRET}@{'d' * 64}/shop", "names a host that can be none"),
         (f"postgresql://orders:{SECRET}@db", "names no database"),
         (f"postgresql://orders:{SECRET}@db/shop?sslcert={SECRET}", "parameter 'sslcert'"),
         (f"postgresql://orders:{SECRET}@db/shop?sslmode={SECRET}", "sslmode"),

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from asyncpg.exceptions._base import DataError as DriverDataError
 
-from outbox_projector.database import Database, FixedUrl, UrlFile
+from outbox_projector.database import Database, FixedUrl, UrlFile, connected
 from outbox_projector.database_errors import DatabaseUnavailable, explain, translated
 
 
@@ -40,6 +40,9 @@ def _state(sqlstate: str) -> asyncpg.PostgresError:
         (ConnectionRefusedError("refused"), "DatabaseUnreachable", "cannot be reached"),
         (TimeoutError(), "DatabaseUnreachable", "cannot be reached"),
         (ssl.SSLError("handshake failed"), "DatabaseUnreachable", "cannot be reached"),
+        (ssl.SSLCertVerificationError("certificate has expired"), "DatabaseUnreachable", "renew it, or name the file"),
+        (FileNotFoundError(2, "No such file"), "DatabaseUnreachable", "that PGSSLROOTCERT names, does not exist"),
+        (asyncpg.InvalidCachedStatementError("invalid plan"), "DatabaseUnreachable", "was altered meanwhile"),
         (asyncpg.InternalClientError("cannot switch to state 15"), "DatabaseUnreachable", "cannot be reached"),
         (asyncpg.InterfaceError("connection is closed"), "DatabaseUnreachable", "cannot be reached"),
     ],
@@ -59,6 +62,7 @@ def test_an_error_of_the_driver_has_a_reason_and_a_cause(error: Exception, reaso
     [
         pytest.param(_state("42601"), id="syntax error"),
         pytest.param(_state("42883"), id="no such operator"),
+        pytest.param(_state("0A000"), id="not supported"),
         pytest.param(_state("22P02"), id="invalid text representation"),
         pytest.param(asyncpg.exceptions.DataError("invalid input for query argument $1"), id="data error"),
         pytest.param(DriverDataError("$1"), id="argument of a wrong type"),
@@ -121,6 +125,20 @@ def test_the_line_break_at_the_end_of_a_file_does_not_count(tmp_path: Path) -> N
     (tmp_path / "url").write_text("postgresql://db/shop\n")
 
     assert UrlFile(tmp_path / "url", "shop/url").read() == "postgresql://db/shop"
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_a_check_of_the_certificate_that_lacks_the_authority_says_what_it_needs(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    database = Database(FixedUrl(f"postgresql://127.0.0.1:1/shop?sslmode={mode}"))
+
+    with pytest.raises(DatabaseUnavailable, match=r"verify-full need PGSSLROOTCERT .*root\.crt") as raised:
+        await connected(database).__aenter__()
+
+    assert raised.value.reason == "DatabaseUrlInvalid"
 
 
 async def test_a_url_that_is_none_is_reported_without_it() -> None:
