@@ -22,7 +22,7 @@ import structlog
 
 from bento_outbox import BusUnavailable, MessageBus
 from outbox_projector.database import Connect
-from outbox_projector.database_errors import DatabaseUnavailable, translated
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.health import FALSE, UNKNOWN, Health, utc_now
 from outbox_projector.policies import Random
 from outbox_projector.report import Pace, Status, build_status, is_material
@@ -97,6 +97,7 @@ class Reporter:
         self._uniform = uniform
         self._within = within
         self._measuring_seconds = 0.0
+        self._unmeasured = ""
         self._written: Status | None = None
         self._unwritten = False
         self._written_at = clock()
@@ -141,16 +142,22 @@ class Reporter:
         # answers here and not there, and two voices would make the condition flap. Except before its first word.
         try:
             began, self._measuring_seconds = time.monotonic(), 0.0
-            async with translated():
-                self._health.measured(await self._store.measure(self._connect))
+            backlog = await self._store.measure(self._connect)
+            self._health.measured(backlog)
             self._measuring_seconds = time.monotonic() - began
+            self._not_measured(backlog.uncounted)
             if self._health.database.status == UNKNOWN:
                 self._health.database_answered()
         except DatabaseUnavailable as error:
+            self._not_measured(str(error))
             if self._health.database.status == UNKNOWN:
                 self._health.database_failed(error)
-            elif self._health.database.status != FALSE:
-                log.warning("backlog not measured", cause=str(error))
+
+    def _not_measured(self, cause: str) -> None:
+        """Says so when that is new. cause: empty if all was measured."""
+        if cause and cause != self._unmeasured:
+            log.warning("what waits is not counted: PENDING is 1, or all figures are those of before", cause=cause)
+        self._unmeasured = cause
 
     async def _check_broker(self) -> None:
         try:

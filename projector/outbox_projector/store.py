@@ -13,7 +13,8 @@ import asyncpg
 from bento_outbox import Envelope, Refusal
 from bento_outbox.sql_files import Named
 from bento_outbox.stored_text import LONGEST_NAME
-from outbox_projector.database import Connect
+from outbox_projector.database import Connect, connected, transaction
+from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.policies import Retries
 from outbox_projector.sql import statements
 
@@ -25,15 +26,19 @@ _NO_HEADERS = (None, "", "{}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits (NEW) and what failed (ERR); `oldest_seconds` is the age of the oldest NEW row, 0 if none."""
+    """What waits (NEW) and what failed (ERR); `oldest_seconds` is the age of the oldest NEW row, 0 if none.
+
+    uncounted: why what waits could not be counted; then `pending` is 1, for the one that was seen.
+    """
 
     pending: int
     errors: int
     oldest_seconds: float
+    uncounted: str = ""
 
     @property
     def pending_is_lower_bound(self) -> bool:
-        return self.pending >= COUNT_LIMIT
+        return self.pending >= COUNT_LIMIT or self.uncounted != ""
 
 
 class Store:
@@ -66,19 +71,28 @@ class Store:
         return sum(row["status"] == "ERR" for row in rows)
 
     async def measure(self, connect: Connect) -> Backlog:
-        """Counts what waits and what failed. One statement when nothing waits, else a short transaction besides."""
+        """Counts what waits and what failed. One statement when nothing waits, else a short transaction besides.
+
+        Raises DatabaseUnavailable when not even the first look can be had.
+        """
         values: dict[str, Any] = {"tenant_id": self._tenant_id, "count_limit": COUNT_LIMIT}
-        async with connect() as connection:
+        async with connected(connect) as connection:
             (look,) = await self._sql["look"].rows(connection, values)
-            pending = 0
-            if look["oldest_seq"] is not None:
-                async with connection.transaction():
-                    await self._sql["in_order"].run(connection, {})
-                    values["oldest_seq"] = look["oldest_seq"]
-                    pending = await self._sql["count_pending"].value(connection, values)
+        pending, uncounted = 0, ""
+        if look["oldest_seq"] is not None:
+            try:
+                pending = await self._count(connect, {**values, "oldest_seq": look["oldest_seq"]})
+            except DatabaseUnavailable as error:  # such as a limit of the role's for the time of a statement
+                pending, uncounted = 1, str(error)
         # What was there at the first look may be delivered before the second.
         oldest_seconds = float(look["oldest_seconds"]) if pending else 0.0
-        return Backlog(pending=pending, errors=look["errors"], oldest_seconds=oldest_seconds)
+        return Backlog(pending=pending, errors=look["errors"], oldest_seconds=oldest_seconds, uncounted=uncounted)
+
+    async def _count(self, connect: Connect, values: Mapping[str, Any]) -> int:
+        async with transaction(connect) as connection:
+            await self._sql["in_order"].run(connection, {})
+            pending: int = await self._sql["count_pending"].value(connection, values)
+        return pending
 
 
 def read_row(row: asyncpg.Record) -> Envelope:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,6 +17,7 @@ from bento_outbox import Refusal
 from bento_outbox.schema import apply_schema
 from bento_outbox.table import outbox_table
 from outbox_projector import Retries
+from outbox_projector.database import Connect
 from outbox_projector.sessions import borrowed
 from outbox_projector.store import Store
 from tests.conftest import unique
@@ -135,6 +139,39 @@ async def test_counting_ends_at_its_limit(
     backlog = await store.measure(borrowed(sessions))
 
     assert (backlog.pending, backlog.pending_is_lower_bound) == (10, True)
+
+
+class Uncounting:
+    """Lends connections on which the server gives up counting, as with a short statement_timeout of the role."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Any]:
+        async with self._connect() as connection:
+
+            async def fetchval(sql: str, *arguments: Any) -> Any:
+                await connection.execute("SET LOCAL statement_timeout = 1")
+                return await connection.fetchval("SELECT pg_sleep(60)")
+
+            uncounting = SimpleNamespace(fetch=connection.fetch, execute=connection.execute, fetchval=fetchval)
+            uncounting.is_closed = connection.is_closed
+            yield uncounting
+
+
+async def test_where_counting_takes_too_long_age_and_errors_are_told_all_the_same(
+    store: Store, sessions: Sessions, rows: Rows
+) -> None:
+    await rows.insert(status="ERR")
+    await rows.insert(sql={"created_at": "now() - interval '1 hour'"})
+    await rows.insert()
+
+    backlog = await store.measure(Uncounting(borrowed(sessions)))
+
+    assert (backlog.pending, backlog.errors, backlog.pending_is_lower_bound) == (1, 1, True)
+    assert 3600 <= backlog.oldest_seconds < 7200
+    assert "canceling statement due to statement timeout" in backlog.uncounted
 
 
 async def test_while_nothing_waits_a_measurement_is_one_statement_outside_a_transaction(

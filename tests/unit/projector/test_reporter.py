@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from structlog.testing import CapturedCall, CapturingLogger
+import structlog
+from structlog.testing import CapturingLogger
 
 from bento_outbox import BusUnavailable, InMemoryMessageBus
 from outbox_projector.database_errors import DatabaseUnavailable
@@ -359,7 +360,21 @@ async def test_a_measurement_that_fails_while_the_loop_works_is_no_outage(
 
     assert _condition(api.written[0], "DatabaseReachable") == ("True", "Connected")
     # The counts stay as they were, and nobody else would tell why.
-    assert logs.calls == [CapturedCall("warning", ("backlog not measured",), {"cause": "no database"})]
+    [line] = logs.calls
+    assert ("not counted" in line.args[0], line.kwargs) == (True, {"cause": "no database"})
+
+
+async def test_that_what_waits_is_not_counted_is_said_once(reporter: Reporter, table: Table) -> None:
+    def uncounted(cause: str) -> Backlog:
+        return Backlog(pending=1, errors=0, oldest_seconds=60, uncounted=cause)
+
+    with structlog.testing.capture_logs() as logs:
+        for answer in (uncounted("too slow"), uncounted("too slow"), NO_DATABASE, NOTHING_WAITS, uncounted("too slow")):
+            table.answer = answer
+            await reporter.report()
+
+    said = [line["cause"] for line in logs if "not counted" in line["event"]]
+    assert said == ["too slow", "no database", "too slow"]
 
 
 async def test_stop_ends_the_loop_after_a_last_report(reporter: Reporter, api: ApiServer, table: Table) -> None:
