@@ -63,6 +63,7 @@ class Listener:
         self._payload = ""  # of the trial, whose end is `answered`
         self._answered = asyncio.Event()
         self._wanted = asyncio.Event()
+        self._deaf_until = 0.0
         database.on_change(self._lose)
 
     @property
@@ -73,13 +74,16 @@ class Listener:
     async def run_forever(self) -> None:
         """Listens until it is cancelled. Outages are waited out."""
         failures = 0
+        clock = asyncio.get_running_loop().time
         while True:
             self._wanted.clear()
             try:
-                if not self.works:
-                    self._become(await self._listen())
+                if not self.works and clock() >= self._deaf_until:
+                    works = await self._listen()
+                    self._deaf_until = 0.0 if works else clock() + DEAF_SECONDS
+                    self._become(works)
                 await self._database.close_idle(but=self._driver)
-                failures, pause = 0, TIDY_SECONDS if self.works else DEAF_SECONDS
+                failures, pause = 0, TIDY_SECONDS
             except DatabaseUnavailable as outage:
                 # Whoever asks the database for events says so, and more often.
                 failures += 1
@@ -121,6 +125,7 @@ class Listener:
     def _lose(self) -> None:
         """The connection has ended, or belongs to a former database URL: the next one is tried at once."""
         self._driver = None
+        self._deaf_until = 0.0
         self._wanted.set()
         self._answered.set()
         if self._works:
