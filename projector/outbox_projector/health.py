@@ -7,6 +7,7 @@ tried yet); read by the reporter and the HTTP endpoints. All on one event loop, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,11 +55,17 @@ class Health:
     """The state of this projector; implements the loop's Observer."""
 
     def __init__(
-        self, metrics: Metrics, clock: Callable[[], datetime] = utc_now, *, exactly_once: bool = False
+        self,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        exactly_once: bool = False,
     ) -> None:
         """exactly_once: the broker has to deduplicate, and the conditions tell whether it does."""
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic  # nobody sets it back
         now = clock()
         self.database = Condition("DatabaseReachable", since=now)
         self.broker = Condition("BrokerReachable", since=now)
@@ -74,7 +81,7 @@ class Health:
         self.sent_total = 0
         self.last_published: datetime | None = None
         self.is_listening = False
-        self._last_turn = self._broker_heard = now
+        self._last_turn = self._broker_heard = monotonic()
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -84,7 +91,7 @@ class Health:
     @property
     def loop_is_alive(self) -> bool:
         """The loop began a turn not long ago."""
-        return (self._clock() - self._last_turn).total_seconds() < STUCK_AFTER_SECONDS
+        return self._monotonic() - self._last_turn < STUCK_AFTER_SECONDS
 
     @property
     def knows_its_state(self) -> bool:
@@ -94,11 +101,11 @@ class Health:
     @property
     def broker_is_silent(self) -> bool:
         """No lane tries it: nothing waits, all that waits is for later, or other processes have the lanes."""
-        silence = (self._clock() - self._broker_heard).total_seconds()
+        silence = self._monotonic() - self._broker_heard
         return not self._troubles and silence >= BROKER_SILENT_SECONDS
 
     def turned(self) -> None:
-        self._last_turn = self._clock()
+        self._last_turn = self._monotonic()
 
     def database_answered(self, lane: int | None = None) -> None:
         """lane: None when it answered the loop, with all that follows from a look."""
@@ -124,7 +131,7 @@ class Health:
 
     def broker_answered(self, lane: int | None = None) -> None:
         """lane: None when it was a check while no lane tries, so that none has anything to get through with."""
-        self._broker_heard = self._clock()
+        self._broker_heard = self._monotonic()
         if lane is None:
             self._troubles.clear()
         else:
@@ -137,7 +144,7 @@ class Health:
         self._metrics.broker_up.set(1)
 
     def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:
-        self._broker_heard = self._clock()
+        self._broker_heard = self._monotonic()
         if lane is not None:
             self._troubles[lane] = error
         self._become(self.broker, FALSE, error.reason, str(error))

@@ -74,12 +74,14 @@ class Reporter:
         heartbeat_seconds: float = 180.0,
         carries: Callable[[], bool] = lambda: True,
         clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
         uniform: Random = random.uniform,
         within: Callable[[float, asyncio.Event], Awaitable[None]] = _within,
     ) -> None:
         """writer: None when nobody wants reports. heartbeat_seconds: longest time between two writes.
 
         carries: whether this process has a lane of the tenant.
+        clock: for what people and other pods read. monotonic: for intervals; nobody sets it back.
         within: waits so many seconds for an event.
         """
         self._connect = connect
@@ -94,13 +96,14 @@ class Reporter:
         self._stands_by = False
         self._longest_pause = min(LATEST_SECONDS, heartbeat_seconds)  # or a heartbeat would be missed
         self._clock = clock
+        self._monotonic = monotonic
         self._uniform = uniform
         self._within = within
         self._measuring_seconds = 0.0
         self._unmeasured = ""
         self._written: Status | None = None
         self._unwritten = False
-        self._written_at = clock()
+        self._written_at = monotonic()
         self._written_total = 0
         self._reported: str | None = None  # the time of our last report in the status
         self._stopping = asyncio.Event()
@@ -141,10 +144,10 @@ class Reporter:
         # Whether the database can be used is the loop's to say: a role without the right to update, or a standby,
         # answers here and not there, and two voices would make the condition flap. Except before its first word.
         try:
-            began, self._measuring_seconds = time.monotonic(), 0.0
+            began, self._measuring_seconds = self._monotonic(), 0.0
             backlog = await self._store.measure(self._connect)
             self._health.measured(backlog)
-            self._measuring_seconds = time.monotonic() - began
+            self._measuring_seconds = self._monotonic() - began
             self._not_measured(backlog.uncounted)
             if self._health.database.status == UNKNOWN:
                 self._health.database_answered()
@@ -169,8 +172,8 @@ class Reporter:
     async def _write(self, *, due: bool, last: bool) -> None:
         if self._writer is None:
             return
-        now = self._clock()
-        elapsed = (now - self._written_at).total_seconds()
+        now, moment = self._clock(), self._monotonic()
+        elapsed = moment - self._written_at
         sent = self._health.sent_total - self._written_total
         try:
             if not self._writer.latest:
@@ -190,7 +193,7 @@ class Reporter:
         else:
             self._unwritten = False
             self._pace.wrote(elapsed)
-            self._written, self._written_at, self._written_total = status, now, self._health.sent_total
+            self._written, self._written_at, self._written_total = status, moment, self._health.sent_total
 
     async def _is_anothers(self, writer: StatusWriter, now: datetime, *, last: bool) -> bool:
         """Whether the status is left to another pod."""

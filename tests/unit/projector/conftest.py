@@ -15,12 +15,20 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        self._passed = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        return self._passed
+
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+        self._passed += seconds
+
+    def set_back(self, seconds: float) -> None:
+        self.now -= timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -35,4 +43,4 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def health(metrics: Metrics, clock: Clock) -> Health:
-    return Health(metrics, clock)
+    return Health(metrics, clock, clock.monotonic)

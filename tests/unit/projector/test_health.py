@@ -165,6 +165,10 @@ def test_the_loop_is_alive_while_it_turns(health: Health, clock: Any) -> None:
     health.turned()
     assert health.loop_is_alive
 
+    clock.set_back(3600)
+    clock.advance(STUCK_AFTER_SECONDS)
+    assert not health.loop_is_alive
+
 
 def test_the_time_of_the_last_publish_is_that_of_the_last_event_that_was_sent(health: Health, clock: Any) -> None:
     health.settled(sent=0, retried=1, failed=1)

@@ -101,6 +101,7 @@ def reporter(table: Any, api: ApiServer, bus: CountingBus, health: Health, clock
         writer=api,
         heartbeat_seconds=60,
         clock=clock,
+        monotonic=clock.monotonic,
         uniform=max,
     )
 
@@ -185,18 +186,17 @@ async def test_what_could_not_be_written_does_not_wait_for_a_minute(
 
 
 async def test_where_counting_is_slow_the_pauses_are_longer(
-    new_reporter: Callable[..., Reporter], monkeypatch: pytest.MonkeyPatch
+    new_reporter: Callable[..., Reporter],
 ) -> None:
     least: list[float] = []
     seconds = itertools.count(step=2)  # each measurement takes two
-    monkeypatch.setattr("outbox_projector.reporter.time.monotonic", lambda: next(seconds))
     pauses = Pauses()
 
     async def within(pause: float, event: asyncio.Event) -> None:
         least.append(pause)
         pauses.reporter.stop()
 
-    await new_reporter(pauses, within=within).run_forever()
+    await new_reporter(pauses, within=within, monotonic=lambda: next(seconds)).run_forever()
 
     assert least[0] == 2 / MEASURING_SHARE
 
@@ -240,6 +240,19 @@ async def test_news_are_written_at_once(reporter: Reporter, api: ApiServer, tabl
     await reporter.report()
 
     assert [status["projector"]["errors"] for status in api.written] == [0, 1]
+
+
+async def test_a_clock_that_is_set_back_silences_nothing(
+    reporter: Reporter, api: ApiServer, table: Table, clock: Any
+) -> None:
+    await reporter.report()
+    clock.set_back(3600)
+    table.answer = Backlog(pending=1, errors=1, oldest_seconds=0)
+    await reporter.report()
+    clock.advance(60)
+    await reporter.report()
+
+    assert [status["projector"]["errors"] for status in api.written] == [0, 1, 1]
 
 
 async def test_a_write_that_failed_is_tried_again_at_the_next_turn(reporter: Reporter, api: ApiServer) -> None:
@@ -455,7 +468,8 @@ def stands_by(table: Any, api: ApiServer, bus: CountingBus, health: Health, cloc
     """Of a replica without a lane, with another one whose report is half a minute old."""
     api.another_reports(clock, seconds_ago=30)
     own = {"connect": table, "store": table, "bus": bus, "tenant_id": "acme", "health": health, "writer": api}
-    return Reporter(**own, heartbeat_seconds=60, clock=clock, uniform=max, carries=replica)
+    own |= {"clock": clock, "monotonic": clock.monotonic}
+    return Reporter(**own, heartbeat_seconds=60, uniform=max, carries=replica)
 
 
 async def test_a_replica_that_stands_by_leaves_the_report_to_the_other(stands_by: Reporter, api: ApiServer) -> None:
