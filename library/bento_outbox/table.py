@@ -156,7 +156,7 @@ def _make_lane_tables(metadata: MetaData, name: str, schema: str | None) -> None
 def _store(table: Table, parameters: Mapping[str, int]) -> None:
     """Sets storage parameters of a table where the metadata creates it. (SQLAlchemy knows them from 2.1 on.)"""
     settings = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-    event.listen(table, "after_create", DDL(f"ALTER TABLE %(fullname)s SET ({settings})"))
+    event.listen(table, "after_create", DDL(f"ALTER TABLE %(fullname)s SET ({settings})"))  # type: ignore[no-untyped-call] # SQLAlchemy gives it no types
 
 
 def _make_request_table(metadata: MetaData, name: str, schema: str | None) -> None:
