@@ -5,10 +5,11 @@ PYTHON ?= python3
 export EVENTS SECONDS SEED GUARANTEE TENANTS
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 SANDBOX := $(BIN)/python -m sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e demo bench chaos up down shell format clean
+.PHONY: help setup lock test check test-unit test-contract test-integration test-e2e test-lowest demo bench chaos up down shell format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,14 @@ check: setup  ## linters, types, import layers, architecture tests
 
 test-unit test-contract test-integration test-e2e: test-%: setup
 	@$(BIN)/python -m tests.tiers $*
+
+# Not a part of `test`: that long for what changes with pyproject.toml only.
+test-lowest: setup  ## all but the end-to-end tests, with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --require-hashes -r requirements/build.lock
+	$(LOWEST)/bin/python -m pip install --quiet --require-hashes -r requirements/lowest.lock
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(SANDBOX) exec --parts postgres,pulsar -- $(LOWEST)/bin/python -m pytest tests/unit tests/contract tests/integration
 
 demo: export DEMO_STARTED = $(shell date +%s.%N)
 demo: setup  ## two tenants, an outage, a poisoned event, on real parts
@@ -55,7 +64,8 @@ format: setup  ## formats the code, mends what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Hashes, no addresses: the mirror is the machine's own business. dev.lock holds everything, the others are parts of it.
+# Hashes, no addresses: the mirror is the machine's own business. dev.lock holds everything, the others are parts of it;
+# but lowest.lock has the lowest versions of what pyproject.toml names.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate
 
@@ -66,6 +76,7 @@ lock:  ## requirements/*.lock anew from pyproject.toml
 	$(LOCK) -c requirements/dev.lock pyproject.toml --extra projector -o requirements/projector.lock
 	$(LOCK) -c requirements/dev.lock pyproject.toml --extra operator -o requirements/operator.lock
 	$(LOCK) -c requirements/dev.lock requirements/build.in -o requirements/build.lock
+	$(LOCK) --resolution lowest-direct pyproject.toml --extra projector --extra operator --group dev -o requirements/lowest.lock
 
 clean:  ## removes the virtual environment (the sandbox's caches: see docs/sandbox.md)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis
