@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -39,6 +40,8 @@ def main(names: tuple[str, ...], smoke: bool, write: bool) -> None:
     """Runs the named benchmarks, or all."""
     if smoke and write:
         raise click.UsageError("A smoke run has no results to write.")
+    # What it has started ends with it: a control plane that stays takes a core from whatever runs next.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in names or NAMES:
         module = benchmark(name)
         if os.environ.get(INSIDE):
