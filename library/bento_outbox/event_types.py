@@ -61,6 +61,7 @@ Upcaster = Callable[[Payload], Payload]
 
 _types: dict[type, EventType] = {}
 _classes: dict[str, type] = {}
+_constants: dict[type, frozenset[str]] = {}
 _upcasters: dict[tuple[str, int], Upcaster] = {}
 _C = TypeVar("_C", bound=type)
 _U = TypeVar("_U", bound=Upcaster)
@@ -91,7 +92,8 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
                 f"event type {name!r} is already {known.__module__}.{known.__qualname__}: "
                 f"give {cls.__module__}.{cls.__qualname__} a name of its own"
             )
-        _refuse_unwritten_fields(name, cls)
+        _refuse_private_fields(name, cls)
+        _constants[cls] = _constants_of(cls)
         _classes[name] = cls
         _types[cls] = EventType(name, schema_id or name, version)
         return cls
@@ -99,20 +101,23 @@ def event_type(name: str, *, version: int = 1, schema_id: str | None = None) -> 
     return register
 
 
-def _refuse_unwritten_fields(name: str, cls: type) -> None:
-    """Raises MisuseError when msgspec, which writes the payload, would leave a field out without a word."""
-    left_out = [field.name for field in getattr(cls, "__attrs_attrs__", ()) if field.name.startswith("_")]
-    if is_dataclass(cls):
-        # Its value is the class's own, not the instance's, unless there is a slot for it.
-        in_slots = {slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())}
-        constant = (field.name for field in fields(cls) if not field.init and field.default is not MISSING)
-        left_out += [field for field in constant if field not in in_slots]
-    if left_out and not hasattr(cls, "model_dump_json"):
+def _refuse_private_fields(name: str, cls: type) -> None:
+    """Raises MisuseError when msgspec, which writes the payload, would leave fields out without a word."""
+    private = [field.name for field in getattr(cls, "__attrs_attrs__", ()) if field.name.startswith("_")]
+    if private:
         raise MisuseError(
-            f"event type {name!r}: the payload would lack {', '.join(left_out)}, as fields with a leading underscore "
-            "(attrs) and constants of the class (dataclass, init=False with a default) are not written: "
-            "rename the field, or let it be given to __init__"
+            f"event type {name!r}: the payload would lack {', '.join(private)}, since fields of attrs classes with a "
+            "leading underscore are not written: rename them"
         )
+
+
+def _constants_of(cls: type) -> frozenset[str]:
+    """Fields of a dataclass that may be the class's own, not the event's: msgspec leaves these out as well."""
+    if not is_dataclass(cls):
+        return frozenset()
+    in_slots = {slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())}
+    constants = (field.name for field in fields(cls) if not field.init and field.default is not MISSING)
+    return frozenset(constants) - in_slots
 
 
 def _place_of(thing: type | Upcaster) -> tuple[str, str, int]:
@@ -214,6 +219,11 @@ def _upcast(name: str, version: int, current: int, payload: bytes) -> bytes:
 
 
 def _to_json(event: DomainEvent, known: EventType) -> bytes:
+    if (constants := _constants[type(event)]) and (left_out := constants - vars(event).keys()):
+        raise EventNotEncodable(
+            f"event {known.name!r}: the payload would lack {', '.join(sorted(left_out))}, of which the event has no "
+            "value of its own: let it be given to __init__, set it in __post_init__, or give the dataclass slots"
+        )
     to_json = getattr(event, "model_dump_json", None)
     try:
         # By the names that the model itself is read by, and without what it computes: it is to be read again.
