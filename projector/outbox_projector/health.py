@@ -119,7 +119,7 @@ class Health:
 
     def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None:
         self._unanswered[lane] = error
-        if self.database.status != FALSE:
+        if lane is None or self.database.status != FALSE:
             # Nothing is published and nothing checked meanwhile: what was known of the broker grows old.
             self.broker.become(UNKNOWN, "NotTried", "not tried while the database cannot be reached", self._clock())
         self._database_is_down()

@@ -25,7 +25,7 @@ A flight that is refused as a whole is cut: withdrawn, and claimed again by halv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -127,7 +127,7 @@ class Lane:
             # The lanes change, perhaps for this very reason: what cannot land here goes by another one.
             flights = await self._store.open_flights(self._lease)
             await self._turn(Turn(withdrawn=flights))
-            self._observer.given_up(flights[0])  # those behind it were never sent
+            self._give_up(flights)
         finally:
             await self._disconnect()
 
@@ -148,11 +148,19 @@ class Lane:
         for number, flight in enumerate(flights):
             await self._open(flight.topic)
             self._reserve(flight)
+            is_closed = isinstance(self._producers[flight.topic], _Unusable)
             due = await self._send(flight)
             if due.reverses:
+                if is_closed:
+                    self._give_up(flights[number:])
                 await self._turn(due.withdrawing(*flights[number + 1 :]))
                 return
             await self._turn(due)
+
+    def _give_up(self, flights: Sequence[Flight]) -> None:
+        """They may be stored, since the next flight is sent while the one before it is settled; nobody can tell."""
+        for flight in flights:
+            self._observer.given_up(flight)
 
     async def _carry(self, *, until_empty: bool = False) -> None:
         due, flight, more, pause = Turn(), None, False, 0.0
@@ -212,10 +220,8 @@ class Lane:
         except EventsRefused as error:
             if isinstance(self._producers[flight.topic], _Unusable):
                 del self._producers[flight.topic]  # tried anew by the next rows that choose it
-                if flight.recovered:
-                    # What may have been an outage is the fault of these rows from now on.
-                    self._observer.given_up(flight)
-                    self._observer.broker_answered(self._lease.lane)
+            # What may have been an outage is the fault of these rows from now on.
+            self._observer.broker_answered(self._lease.lane)
             self._cut.found()
             return _refused(flight, error.refused)
         except FlightRefused as error:

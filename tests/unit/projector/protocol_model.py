@@ -415,12 +415,17 @@ class Observed:
     behind: int = 0
     sent: int = 0
     perhaps_doubled: list[UUID] = field(default_factory=list)
+    broker_heard: list[bool] = field(default_factory=list)
 
     def turned(self) -> None: ...
     def database_answered(self, lane: int | None = None) -> None: ...
     def database_failed(self, error: DatabaseUnavailable, lane: int | None = None) -> None: ...
-    def broker_answered(self, lane: int | None = None) -> None: ...
-    def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None: ...
+    def broker_answered(self, lane: int | None = None) -> None:
+        self.broker_heard.append(True)
+
+    def broker_failed(self, error: BusUnavailable, lane: int | None = None) -> None:
+        self.broker_heard.append(False)
+
     def lane_ended(self, lane: int) -> None: ...
     def settled(self, *, sent: int, retried: int, failed: int) -> None:
         self.sent += sent

@@ -47,11 +47,16 @@ class Publisher:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.unusable: dict[str, Refusal] = {}
+        self.away: BusUnavailable | None = None
+        """Raised once."""
         self.flights: list[int] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.most_open = self._open = 0
 
     async def open(self, topic: str) -> Producer:
+        if away := self.away:
+            self.away = None
+            raise away
         if topic in self.unusable:
             raise FlightRefused(self.unusable[topic])
         self._open += 1
@@ -156,6 +161,32 @@ async def test_a_chosen_topic_that_closes_under_a_flight_holds_nobody_up_and_wha
 
     assert store.statuses == ["ERR", "SENT"]
     assert observed.perhaps_doubled == [lost.id]
+
+
+async def test_of_flights_behind_one_whose_topic_is_closed_nobody_knows_either_whether_they_were_sent() -> None:
+    """The next flight is sent while the one before it is settled."""
+    lost, behind = envelope(aggregate_id="a", topic="chosen"), envelope(aggregate_id="b")
+    store, publisher = Store(lost, behind), Publisher(Broker())
+    for topic in ("chosen", "topic"):
+        store.database.turn(store.lease, Turn(limit=1, floors={topic: 1}))
+    publisher.unusable["chosen"] = Refusal("over its quota", permanent=True)
+    async with running(store, publisher) as observed:
+        await store.all_done.wait()
+
+    assert store.statuses == ["ERR", "SENT"]
+    assert observed.perhaps_doubled == [lost.id, behind.id]
+
+
+async def test_a_refusal_is_an_answer_after_an_outage() -> None:
+    """Where nothing else is to be sent, the broker would be called unreachable from then on."""
+    store, publisher = Store(envelope(topic="chosen")), Publisher(Broker())
+    publisher.unusable["chosen"] = Refusal("over its quota", permanent=True)
+    publisher.away = BusUnavailable("away")
+    async with running(store, publisher) as observed:
+        await store.all_done.wait()
+
+    assert store.statuses == ["ERR"]
+    assert observed.broker_heard == [False, True]
 
 
 async def test_a_topic_that_opens_again_after_an_outage_gets_the_flight_under_its_ids() -> None:
