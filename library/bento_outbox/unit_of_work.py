@@ -168,6 +168,7 @@ class UnitOfWork:
     async def rollback(self) -> None:
         """Undoes everything since `begin` or the last commit; the registered events are forgotten."""
         await self.session.rollback()
+        self._seen.forget()  # also where there was no transaction to roll back
 
     async def _cleanup(self) -> None:
         session, self._session = self.session, None

@@ -428,6 +428,19 @@ async def test_after_a_rollback_aggregates_are_still_asked_for_their_events(new_
     assert await _totals(rows) == [1, 3]
 
 
+async def test_a_rollback_before_anything_else_forgets_what_aggregates_hold(new_work: Any, rows: Rows) -> None:
+    """There is no transaction yet whose end would tell."""
+    async with new_work() as work:
+        basket = Basket(1)
+        work.repository(Basket).add(basket)
+        await work.commit()
+        basket._events.append(Placed(basket.id, 2))
+        await work.rollback()
+        await work.commit()
+
+    assert await _totals(rows) == [1]
+
+
 async def test_a_unit_of_work_may_commit_several_times(new_work: Any, rows: Rows) -> None:
     async with new_work() as work:
         order = Order.place(1)
