@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import asyncpg
 import click
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -62,7 +63,7 @@ def one_sentence() -> Iterator[None]:
 def _refusals(place: str) -> Iterator[None]:
     try:
         yield
-    except (DBAPIError, OSError) as error:
+    except (DBAPIError, asyncpg.PostgresError, OSError) as error:  # SQLAlchemy 2.0 passes on what a connect raises
         cause = getattr(error, "orig", None) or error
         sentence = str(cause).splitlines()[0] + _WAYS_OUT.get(getattr(cause, "sqlstate", None), "")
         raise click.ClickException(f"the database at {place} refused or could not be reached: {sentence}") from error

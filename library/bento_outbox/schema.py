@@ -25,6 +25,9 @@ from bento_outbox.table import make_outbox_table, quoted
 if TYPE_CHECKING:
     from alembic.config import Config
 
+OLDEST = (14,)
+"""Version of Postgres."""
+
 _UNPROTECTED = text(
     "SELECT EXISTS (SELECT FROM unnest(CAST(:tables AS text[])) AS name WHERE NOT EXISTS ("
     "SELECT FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid AND polname = 'own_tenant' "
@@ -123,7 +126,9 @@ def _validate(connection: Connection, table: str, schema: str | None, row_level_
 
 
 def _lacks(connection: Connection, table: str, schema: str | None) -> str | None:
-    """What is not there of what this version needs, in words."""
+    """What is not there of what this version needs, in words. Raises SchemaError for an older server."""
+    if (version := connection.dialect.server_version_info or OLDEST) < OLDEST:
+        raise SchemaError(f"the server is Postgres {version[0]}: at least {OLDEST[0]} is needed")
     inspector = inspect(connection)
     metadata = MetaData()
     make_outbox_table(metadata, name=table, schema=schema)
@@ -134,4 +139,7 @@ def _lacks(connection: Connection, table: str, schema: str | None) -> str | None
         found = {column["name"] for column in inspector.get_columns(wanted.name, schema=schema)}
         if missing := set(wanted.columns.keys()) - found:
             return f"table {name} lacks {', '.join(sorted(missing))}"
+    index = quoted(Table(f"{table}_failed_key", MetaData(), schema=schema), bare=True)
+    if connection.execute(text("SELECT to_regclass(:index)"), {"index": index}).scalar_one() is None:
+        return f"table {table} lacks the index {table}_failed_key"
     return None

@@ -274,6 +274,15 @@ async def test_row_level_security_of_every_table_is_checked(empty_engine: AsyncE
     await validate_schema(empty_engine, row_level_security=True)
 
 
+async def test_a_table_that_is_called_like_an_index_of_old_stays(empty_engine: AsyncEngine) -> None:
+    await _execute(empty_engine, "CREATE TABLE outbox_failed ()")
+
+    await apply_schema(empty_engine)
+
+    await validate_schema(empty_engine)
+    await _execute(empty_engine, "SELECT FROM outbox_failed")
+
+
 async def test_an_index_by_the_keys_themselves_gives_way_to_one_by_their_hash(empty_engine: AsyncEngine) -> None:
     """Made by an older version, it would refuse a failed row whose key is longer than its entries can be."""
     await apply_schema(empty_engine, schema="public")
@@ -284,6 +293,9 @@ async def test_an_index_by_the_keys_themselves_gives_way_to_one_by_their_hash(em
         " WHERE status = 'ERR';\n"
         "UPDATE outbox_alembic_version SET version_num = 'bento_outbox_0003'",
     )
+
+    with pytest.raises(SchemaError, match="table outbox lacks the index outbox_failed_key: run"):
+        await validate_schema(empty_engine, schema="public")
 
     await apply_schema(empty_engine, schema="public")
 
