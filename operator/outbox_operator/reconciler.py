@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from datetime import datetime
 from typing import Final
 
@@ -76,6 +77,8 @@ class Reconciler:
         """Tenants whose own change could not be applied yet, though their status tells of it as observed."""
         self._failed: set[Key] = set()
         """Tenants whose children could not be applied at the last look, for a reason that may pass by itself."""
+        self._turned_away: dict[Key, errors.ClusterError] = {}
+        """Tenants that were refused though their pods had not to wait, and how. See `_wanted`."""
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
 
@@ -101,6 +104,7 @@ class Reconciler:
             self._as_wanted.pop(key, None)
             self._refused.discard(key)
             self._failed.discard(key)
+            self._turned_away.pop(key, None)
             self._rollouts.end(key)
             return None
         failure: errors.ClusterError | None = None
@@ -108,10 +112,14 @@ class Reconciler:
         delivered_by = winner if (winner := self._cache.claims.winner(key)) != key else None
         replicas = manifests.wanted_replicas(tenant, delivered_by=delivered_by)
         own_change = key in self._refused or not conditions.is_observed(tenant)
+        if not conditions.is_observed(tenant):
+            self._turned_away.pop(key, None)
         try:
             queued = await self._apply_children(key, tenant, replicas, own_change=own_change)
             self._refused.discard(key)
             self._failed.discard(key)
+            if queued and (refusal := self._turned_away.get(key)):
+                failure = copy(refusal)
         except errors.ClusterError as error:
             if not isinstance(error, errors.REFUSALS) and key not in self._failed:
                 self._failed.add(key)
@@ -138,8 +146,15 @@ class Reconciler:
         if self._as_wanted.get(key) == basis:
             return False
         wanted, queued = self._wanted(key, tenant, replicas, own_change=own_change)
-        for kind, manifest in wanted.items():
-            await self._apply_child(key, kind, manifest)
+        try:
+            for kind, manifest in wanted.items():
+                await self._apply_child(key, kind, manifest)
+        except errors.REFUSALS as refusal:
+            if not queued:
+                self._turned_away[key] = copy(refusal)  # Without the frames that it came through.
+            raise
+        if not queued:
+            self._turned_away.pop(key, None)
         if not queued and key not in self._wrote:
             self._as_wanted[key] = basis
         return queued
@@ -154,7 +169,9 @@ class Reconciler:
     ) -> tuple[dict[Kind, Manifest], bool]:
         """The children as they are to be for now, and whether the pods wait, since those of many others are replaced.
 
-        While they wait they keep their image, and all else is as the spec wants it.
+        While they wait they keep their image, and all else is as the spec wants it. Who was refused is not woken when a
+        place comes free, and finding none is a failure once more: it comes again after the growing waits of the queue.
+        Otherwise many that are refused would wake each other, for ever.
         """
         wanted = dict(manifests.children(tenant, image=self._projector_image, replicas=replicas))
         live = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
@@ -165,7 +182,7 @@ class Reconciler:
         kept = dict(manifests.children(tenant, image=image, replicas=replicas))
         # What of the difference is the tenant's own needs no place.
         old = pod_hash(kept[DEPLOYMENT] if own_change else live)
-        if old == new or not needs_a_place(live) or self._rollouts.begin(key):
+        if old == new or not needs_a_place(live) or self._rollouts.begin(key, waits=key not in self._turned_away):
             return wanted, False
         if pod_hash(kept[DEPLOYMENT]) != old:
             # This operator builds another pod, not only with another image.
@@ -227,7 +244,9 @@ class Reconciler:
 
     async def _apply_status(self, key: Key, seen: Observation) -> float | None:
         tenant, outcome = seen.tenant, conditions.evaluate(seen)
-        if outcome.rolled_out and not seen.queued:
+        # After a failure that may pass by itself the place is kept: to free it would send the next one into the same.
+        may_pass = seen.failure is not None and not isinstance(seen.failure, errors.REFUSALS)
+        if outcome.rolled_out and not seen.queued and not may_pass:
             self._rollouts.end(key)
         if not conditions.is_current(tenant, outcome.status):
             ready = outcome.status["conditions"][0]

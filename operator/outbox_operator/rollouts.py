@@ -10,8 +10,10 @@ place, it comes with the image that the pods have.
                                       └── pods do not become ready: keeps the place
 
 A rollout that fails keeps its place on purpose: an image that does not start stops after that many tenants, which still
-deliver with their old pods, and the place comes free as soon as they are well again. Tenants without a running pod have
-nothing to lose and take no place; neither do those whose last rollout has failed, which would keep it whatever we send.
+deliver with their old pods, and the place comes free as soon as they are well again. One that cannot be begun
+while the API server or a webhook does not answer keeps its place, too; one that is refused gives it back. Tenants
+without a running pod have nothing to lose and take no place; neither do those whose last rollout has failed, which
+would keep it whatever we send.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ class Rollouts:
         self._rolling: set[Key] = set()
         self._waiting: dict[Key, None] = {}
 
-    def begin(self, key: Key) -> bool:
-        """Whether the pods of this tenant may be replaced now; if not, it is woken when they may."""
+    def begin(self, key: Key, *, waits: bool = True) -> bool:
+        """Whether the pods of this tenant may be replaced now; if not, and it waits, it is woken when they may."""
         if key not in self._rolling and len(self._rolling) >= self._places:
-            self._waiting[key] = None
+            if waits:
+                self._waiting[key] = None
             return False
         self._waiting.pop(key, None)
         self._rolling.add(key)

@@ -503,6 +503,11 @@ async def two_that_run(world: World) -> list[Key]:
     return keys
 
 
+def progressing(world: World, name: str) -> str:
+    conditions = world.read(OUTBOX_TENANT, name)["status"]["conditions"]
+    return next(str(condition["reason"]) for condition in conditions if condition["type"] == "Progressing")
+
+
 def image_of(world: World, name: str) -> str:
     return str(container(world.read(DEPLOYMENT, f"{name}-projector")["spec"])["image"])
 
@@ -629,9 +634,58 @@ async def test_an_image_that_was_refused_reaches_so_many_tenants_at_a_time_all_t
         with pytest.raises(Forbidden):
             await world.look(key)
     del world.cluster.refusals[DEPLOYMENT]
-    for key in (first, second):
-        await world.look(key)
+    await world.look(first)
+    with pytest.raises(Forbidden):  # Of the look before, since there is no place.
+        await world.look(second)
     assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:2", "image:1")
+
+
+async def test_who_fails_for_a_reason_that_may_pass_keeps_its_place(world: World) -> None:
+    """Otherwise, while a webhook is away, all that wait would try and fail in turn, without a pause and without end."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    world.cluster.refusals[DEPLOYMENT] = Unreachable("failed calling webhook")
+    for said in ("Stable", "ApplyFailed"):
+        with pytest.raises(Unreachable):
+            await world.look(first)
+        await world.look(second)
+        assert progressing(world, "acme") == said
+        assert progressing(world, "globex") == "RolloutQueued"
+    assert world.woken == []
+
+
+async def test_who_was_refused_comes_again_by_itself_and_is_not_called(world: World) -> None:
+    """Otherwise all that are refused would call each other, without a pause and without end."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    world.cluster.refusals[DEPLOYMENT] = Forbidden("exceeded quota")
+    with pytest.raises(Forbidden):
+        await world.look(first)
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look(second)
+    with pytest.raises(Forbidden):  # Of the look before; so the queue waits for longer.
+        await world.look(first)
+    assert (image_of(world, "acme"), image_of(world, "globex")) == ("image:1", "image:2")
+    assert progressing(world, "acme") == "ApplyFailed"
+    all_pods_run(world, "globex")
+    await world.look(second)
+    assert world.woken == []
+    await world.look(first)
+    assert image_of(world, "acme") == "image:2"
+
+
+async def test_another_spec_after_a_refusal_waits_like_any_other(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    world.cluster.refusals[DEPLOYMENT] = Forbidden("exceeded quota")
+    with pytest.raises(Forbidden):
+        await world.look(first)
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look(second)
+    changed(world, "acme", delivery={"batchSize": 7})
+    await world.look(first)
+    assert (image_of(world, "acme"), batch_size_of(world, "acme")) == ("image:1", "7")
+    assert progressing(world, "acme") == "RolloutQueued"
 
 
 async def test_a_rollout_that_another_process_has_begun_keeps_its_place(world: World) -> None:
