@@ -208,7 +208,7 @@ def _translated(status: int, headers: Mapping[str, str], content: bytes, *, what
         403: errors.Forbidden,
         404: errors.NotFound,
         409: errors.Conflict,
-        422: errors.Rejected,
+        422: errors.Invalid,
         429: errors.Unreachable,
     }
     default: type[errors.ClusterError] = errors.Unreachable if status >= 500 else errors.ClusterError

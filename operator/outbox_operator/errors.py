@@ -5,7 +5,8 @@
     ├── NotFound      the object, its namespace or its kind does not exist
     ├── Conflict      somebody else owns a field that we want to set
     ├── Forbidden     our own rights, a quota or an admission policy say no: a person has to act
-    └── Rejected      the API server finds the object invalid: the OutboxTenant has to change
+    └── Rejected      the API server, or a webhook, does not take the object as it is: a person has to act
+        └── Invalid   the API server finds the object invalid: the OutboxTenant has to change, or what others set beside
 
 A webhook that the API server can't reach is a 500, and so is an etcd that changes its leader: the answer alone does not
 tell what passes by itself.
@@ -43,7 +44,11 @@ class Forbidden(ClusterError):
 
 
 class Rejected(ClusterError):
-    """Refused as invalid."""
+    """Refused as it is; where a webhook denies without a code of its own, that is what the API server says."""
+
+
+class Invalid(Rejected):
+    """Refused since fields of it are invalid, or do not go together."""
 
 
 REFUSALS: Final = (Conflict, Forbidden, Rejected)

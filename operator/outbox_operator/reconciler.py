@@ -225,7 +225,7 @@ class Reconciler:
                     f"delete or rename it, or give the OutboxTenant another name"
                 ) from conflict
             return await self._cluster.apply(kind, manifest, force=True)
-        except errors.Rejected as refusal:
+        except errors.Invalid as refusal:
             if live is None or "spec" not in manifest or not _has_the_same_controller(manifest, live):
                 raise
             logger.info("replacing", key=str(key), kind=kind.kind, because=str(refusal))

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from outbox_operator.drift import LIST_KEYS
-from outbox_operator.errors import ClusterError, Conflict, NotFound, Rejected
+from outbox_operator.errors import ClusterError, Conflict, Invalid, NotFound
 from outbox_operator.keys import FIELD_MANAGER, OUTBOX_TENANT, Kind, Manifest
 
 Path = tuple[Any, ...]
@@ -252,7 +252,7 @@ def _refuse_both(fields: Fields) -> None:
     there = {path[:length] for path in fields for length in range(1, len(path) + 1)}
     for one, other in EXCLUSIVE:
         if any(path[-1] == one and (*path[:-1], other) in there for path in there):
-            raise Rejected(f"Invalid value: {one} and {other} cannot be both set")
+            raise Invalid(f"Invalid value: {one} and {other} cannot be both set")
 
 
 def flatten(value: Any, path: Path = ()) -> Fields:

@@ -21,7 +21,7 @@ KINDS = (
     Kind("", "v1", "Namespace", "namespaces"),
     Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"),
 )
-STATUS = {errors.NotFound: 404, errors.Conflict: 409, errors.Forbidden: 403, errors.Rejected: 422}
+STATUS = {errors.NotFound: 404, errors.Conflict: 409, errors.Forbidden: 403, errors.Rejected: 400, errors.Invalid: 422}
 
 
 class ApiServer:

@@ -292,6 +292,16 @@ async def test_somebody_elses_object_is_not_replaced(world: World) -> None:
     assert "replace" not in [verb for verb, _ in world.cluster.requests]
 
 
+async def test_what_others_add_stays_when_a_webhook_denies_a_change(world: World) -> None:
+    """Which is a 400, where the webhook names no code: nothing of theirs excludes a field of ours."""
+    await world.settle()
+    world.edit(OUTBOX_TENANT, spec={"replicas": 2})
+    world.cluster.refusals[DEPLOYMENT] = Rejected('admission webhook "policy.example.com" denied the request')
+    with pytest.raises(Rejected):
+        await world.look()
+    assert "replace" not in [verb for verb, _ in world.cluster.requests]
+
+
 async def test_what_others_add_stays(world: World) -> None:
     await world.settle()
     restarted = {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}
