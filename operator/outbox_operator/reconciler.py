@@ -152,6 +152,9 @@ class Reconciler:
         except errors.REFUSALS as refusal:
             if not queued:
                 self._turned_away[key] = copy(refusal)  # Without the frames that it came through.
+                live = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+                if live is None or pod_hash(live) != pod_hash(wanted[DEPLOYMENT]):
+                    self._rollouts.end(key)  # It has not begun, though the pods may be too few for the spec.
             raise
         if not queued:
             self._turned_away.pop(key, None)

@@ -684,6 +684,31 @@ async def test_who_was_refused_comes_again_by_itself_and_is_not_called(world: Wo
     assert image_of(world, "acme") == "image:2"
 
 
+async def test_who_is_refused_gives_its_place_back_whatever_else_it_changes(world: World) -> None:
+    """Its pods are not as many as it wants now, and never will be, though nothing of them is being replaced."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    changed(world, "acme", replicas=3)
+    world.cluster.refusals[DEPLOYMENT] = Forbidden("exceeded quota")
+    with pytest.raises(Forbidden):
+        await world.look(first)
+    del world.cluster.refusals[DEPLOYMENT]
+    await world.look(second)
+    assert image_of(world, "globex") == "image:2"
+
+
+async def test_a_refusal_amid_a_rollout_gives_no_place_back(world: World) -> None:
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    world.edit(ROLE, rules=[])
+    world.cluster.refusals[ROLE] = Forbidden("no")
+    with pytest.raises(Forbidden):
+        await world.look(first)
+    await world.look(second)
+    assert image_of(world, "globex") == "image:1"
+
+
 async def test_another_spec_after_a_refusal_waits_like_any_other(world: World) -> None:
     first, second = await two_that_run(world)
     world.reconciler = world.new_reconciler("image:2")
