@@ -185,10 +185,11 @@ class Reconciler:
         kept = dict(manifests.children(tenant, image=image, replicas=replicas))
         # What of the difference is the tenant's own needs no place.
         old = pod_hash(kept[DEPLOYMENT] if own_change else live)
-        if old == new or not needs_a_place(live) or self._rollouts.begin(key, waits=key not in self._turned_away):
+        free = old == new or replicas == 0 or not needs_a_place(live)
+        if free or self._rollouts.begin(key, waits=key not in self._turned_away):
             return wanted, False
         if pod_hash(kept[DEPLOYMENT]) != old:
-            # This operator builds another pod, not only with another image.
+            # This operator builds another pod, not only with another image; so what others have edited waits, too.
             del kept[DEPLOYMENT]
         return kept, True
 

@@ -3,17 +3,18 @@
 A change of a tenant's own spec reaches its pods at once, and so does the repair of an edited Deployment. But another
 default image, or an operator that builds another pod, would replace the pods of all tenants at the same moment. So
 those need a place here, and there are only so many. A change of the spec brings no other image along: until there is a
-place, it comes with the image that the pods have.
+place, it comes with the image that the pods have. A repair waits where the operator builds another pod, and so has no
+manifest of the one that is there.
 
     waiting ── a place is free ──► rolling ── all pods are new and available ──► done, the next one gets the place
                                       │
                                       └── pods do not become ready: keeps the place
 
 A rollout that fails keeps its place on purpose: an image that does not start stops after that many tenants, which still
-deliver with their old pods, and the place comes free as soon as they are well again. One that cannot be begun
-while the API server or a webhook does not answer keeps its place, too; one that is refused gives it back. Tenants
-without a running pod have nothing to lose and take no place; neither do those whose last rollout has failed, which
-would keep it whatever we send.
+deliver with their old pods, and the place comes free as soon as they are well again. One that cannot be begun while the
+API server or a webhook does not answer keeps its place, too; one that is refused gives it back. Tenants without a
+running pod, or that are to have none, have nothing to lose and take no place; neither do those whose last rollout has
+failed, which would keep it whatever we send.
 """
 
 from __future__ import annotations

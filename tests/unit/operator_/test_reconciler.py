@@ -636,6 +636,18 @@ async def test_an_operator_that_builds_another_pod_reaches_so_many_tenants_at_a_
     assert await world.look(second) == ["OutboxTenant globex"]
 
 
+async def test_who_is_to_run_no_pods_waits_for_no_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await two_that_run(world)
+    monkeypatch.setattr("outbox_operator.pod.TERMINATION_GRACE_SECONDS", 99)
+    world.reconciler = world.new_reconciler()
+    await world.look(first)
+    await world.look(second)
+    changed(world, "acme", tenantId="globex")
+    await world.look(second)
+    assert world.read(OUTBOX_TENANT, "globex")["status"]["conditions"][0]["reason"] == "TenantConflict"
+    assert world.read(DEPLOYMENT, "globex-projector")["spec"]["replicas"] == 0
+
+
 async def test_an_image_that_was_refused_reaches_so_many_tenants_at_a_time_all_the_same(world: World) -> None:
     first, second = await two_that_run(world)
     world.reconciler = world.new_reconciler("image:2")
