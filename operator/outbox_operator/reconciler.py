@@ -146,6 +146,8 @@ class Reconciler:
         if self._as_wanted.get(key) == basis:
             return False
         wanted, queued = self._wanted(key, tenant, replicas, own_change=own_change)
+        if not queued:
+            self._rollouts.leave(key)
         try:
             for kind, manifest in wanted.items():
                 await self._apply_child(key, kind, manifest)

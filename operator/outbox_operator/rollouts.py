@@ -46,12 +46,21 @@ class Rollouts:
         """A rollout that somebody before us has begun."""
         self._rolling.add(key)
 
+    def leave(self, key: Key) -> None:
+        """This tenant waits no more, and keeps its place if it has one."""
+        if key in self._waiting:
+            del self._waiting[key]
+            self._wake_the_next()
+
     def end(self, key: Key) -> None:
         """The pods of this tenant are as they should be, or it is gone."""
         if key not in self._rolling and key not in self._waiting:
             return
         self._waiting.pop(key, None)
         self._rolling.discard(key)
+        self._wake_the_next()
+
+    def _wake_the_next(self) -> None:
         for following in list(self._waiting)[: max(0, self._places - len(self._rolling))]:
             self._wake(following)
 

@@ -50,11 +50,12 @@ class World:
         self.reconciler = self.new_reconciler()
 
     def new_reconciler(self, image: str = "image:1") -> Reconciler:
+        self.rollouts = Rollouts(1, wake=self.woken.append)
         return Reconciler(
             cluster=self.cluster,
             cache=self.cache,
             watches=WatchMonitor(ManualClock()),
-            rollouts=Rollouts(1, wake=self.woken.append),
+            rollouts=self.rollouts,
             events=Recorder(self.cluster, now=lambda: self.now),
             projector_image=image,
             now=lambda: self.now,
@@ -784,6 +785,32 @@ async def test_a_waiting_tenant_that_is_deleted_leaves_the_queue(world: World) -
     all_pods_run(world, "acme")
     await world.look(first)
     assert world.woken == []
+
+
+def its_own_image(world: World) -> None:
+    changed(world, "globex", image="its-own:1")
+
+
+def no_pod_is_ready(world: World) -> None:
+    name = {"namespace": "shop", "name": "globex-projector"}
+    world.cluster.report({"metadata": name, "status": {"readyReplicas": 0}}, manager="kubelet", kind=DEPLOYMENT)
+
+
+def no_deployment(world: World) -> None:
+    world.cluster.delete(DEPLOYMENT, "shop", "globex-projector")
+
+
+@pytest.mark.parametrize("happens", [its_own_image, no_pod_is_ready, no_deployment], ids=lambda it: it.__name__)
+async def test_who_goes_on_without_a_place_waits_no_more(world: World, happens: Callable[[World], None]) -> None:
+    """It would be woken instead of one that does wait."""
+    first, second = await two_that_run(world)
+    world.reconciler = world.new_reconciler("image:2")
+    await world.look(first)
+    await world.look(second)
+    assert world.rollouts.count() == (1, 1)
+    happens(world)
+    await world.look(second)
+    assert world.rollouts.count() == (1, 0)
 
 
 async def test_what_changes_is_an_event_and_what_begins_is_none(world: World) -> None:

@@ -48,6 +48,20 @@ def test_who_no_longer_waits_does_not_stand_in_the_way(rollouts: Rollouts, woken
     assert woken == [C, D]
 
 
+def test_who_waits_no_more_passes_its_call_on(rollouts: Rollouts, woken: list[Key]) -> None:
+    for key in (A, B, C, D):
+        rollouts.begin(key)
+    rollouts.end(A)
+    rollouts.leave(C)  # Woken, and goes on without a place.
+    assert (woken, rollouts.count()) == ([C, D], (1, 1))
+
+
+def test_who_has_a_place_does_not_leave_it(rollouts: Rollouts) -> None:
+    rollouts.begin(A)
+    rollouts.leave(A)
+    assert rollouts.count() == (1, 0)
+
+
 def test_who_never_had_a_place_wakes_nobody(rollouts: Rollouts, woken: list[Key]) -> None:
     for key in (A, B, C):
         rollouts.begin(key)
