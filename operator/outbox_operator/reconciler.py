@@ -78,7 +78,10 @@ class Reconciler:
         self._failed: set[Key] = set()
         """Tenants whose children could not be applied at the last look, for a reason that may pass by itself."""
         self._turned_away: dict[Key, errors.ClusterError] = {}
-        """Tenants that were refused though their pods had not to wait, and how. See `_wanted`."""
+        """Tenants that were refused though their pods had not to wait, and how. While they wait for another place this
+        is told, and makes the look fail: otherwise the queue would forget its growing waits, and many that are refused
+        would wake each other without a pause.
+        """
         self._accepted: dict[tuple[Key, Kind], str] = {}
         """Children that still differ after they were applied, with a digest of that state. See `_apply_child`."""
 
@@ -174,9 +177,7 @@ class Reconciler:
     ) -> tuple[dict[Kind, Manifest], bool]:
         """The children as they are to be for now, and whether the pods wait, since those of many others are replaced.
 
-        While they wait they keep their image, and all else is as the spec wants it. Who was refused is not woken when a
-        place comes free, and finding none is a failure once more: it comes again after the growing waits of the queue.
-        Otherwise many that are refused would wake each other, for ever.
+        While they wait they keep their image, and all else is as the spec wants it.
         """
         wanted = dict(manifests.children(tenant, image=self._projector_image, replicas=replicas))
         live = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
@@ -188,7 +189,7 @@ class Reconciler:
         # What of the difference is the tenant's own needs no place.
         old = pod_hash(kept[DEPLOYMENT] if own_change else live)
         free = old == new or replicas == 0 or not needs_a_place(live)
-        if free or self._rollouts.begin(key, waits=key not in self._turned_away):
+        if free or self._rollouts.begin(key):
             return wanted, False
         if pod_hash(kept[DEPLOYMENT]) != old:
             # This operator builds another pod, not only with another image; so what others have edited waits, too.

@@ -32,11 +32,10 @@ class Rollouts:
         self._rolling: set[Key] = set()
         self._waiting: dict[Key, None] = {}
 
-    def begin(self, key: Key, *, waits: bool = True) -> bool:
-        """Whether the pods of this tenant may be replaced now; if not, and it waits, it is woken when they may."""
+    def begin(self, key: Key) -> bool:
+        """Whether the pods of this tenant may be replaced now; if not, it is woken when they may."""
         if key not in self._rolling and len(self._rolling) >= self._places:
-            if waits:
-                self._waiting[key] = None
+            self._waiting[key] = None
             return False
         self._waiting.pop(key, None)
         self._rolling.add(key)

@@ -677,7 +677,7 @@ async def test_who_fails_for_a_reason_that_may_pass_keeps_its_place(world: World
     assert world.woken == []
 
 
-async def test_who_was_refused_comes_again_by_itself_and_is_not_called(world: World) -> None:
+async def test_who_was_refused_fails_while_it_waits_for_another_place(world: World) -> None:
     """Otherwise all that are refused would call each other, without a pause and without end."""
     first, second = await two_that_run(world)
     world.reconciler = world.new_reconciler("image:2")
@@ -692,7 +692,7 @@ async def test_who_was_refused_comes_again_by_itself_and_is_not_called(world: Wo
     assert progressing(world, "acme") == "ApplyFailed"
     all_pods_run(world, "globex")
     await world.look(second)
-    assert world.woken == []
+    assert world.woken == [first]
     await world.look(first)
     assert image_of(world, "acme") == "image:2"
 
