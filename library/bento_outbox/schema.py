@@ -14,13 +14,13 @@ import shlex
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, MetaData, Table, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bento_outbox.errors import SchemaError
 from bento_outbox.migrations import protection
-from bento_outbox.sql_files import LANE_TABLES, check_names
-from bento_outbox.table import make_outbox_table, quoted
+from bento_outbox.sql_files import LANE_TABLES, TableName, check_names, quoted_name
+from bento_outbox.table import make_outbox_table
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -83,7 +83,7 @@ def apply_command(table: str, schema: str | None, *, row_level_security: bool = 
 
 def has_row_level_security(connection: Connection, table: str, schema: str | None) -> bool:
     """Whether row-level security is on, with the policy that this version knows, of each of our tables."""
-    names = [quoted(Table(table + beside, MetaData(), schema=schema), bare=True) for beside in ("", *LANE_TABLES)]
+    names = [quoted_name(TableName(table, schema), beside) for beside in ("", *LANE_TABLES)]
     return not connection.execute(_UNPROTECTED, {"tables": names}).scalar_one()
 
 
@@ -139,7 +139,7 @@ def _lacks(connection: Connection, table: str, schema: str | None) -> str | None
         found = {column["name"] for column in inspector.get_columns(wanted.name, schema=schema)}
         if missing := set(wanted.columns.keys()) - found:
             return f"table {name} lacks {', '.join(sorted(missing))}"
-    index = quoted(Table(f"{table}_failed_key", MetaData(), schema=schema), bare=True)
+    index = quoted_name(TableName(table, schema), "_failed_key")
     if connection.execute(text("SELECT to_regclass(:index)"), {"index": index}).scalar_one() is None:
         return f"table {table} lacks the index {table}_failed_key"
     return None
