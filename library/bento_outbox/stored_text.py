@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bento_outbox.errors import EventNotEncodable, MisuseError
 
-LONGEST_NAME = 500
+LONGEST_TOPIC = 500
 """Characters of a topic, and of a type, which may be a part of one. What the projector knows of a topic is kept under
 its name, and an entry of an index has room for 2,700 bytes."""
 
@@ -12,8 +12,8 @@ its name, and an entry of an index has room for 2,700 bytes."""
 def stored_name(what: str, value: object) -> str:
     """The same for a topic or a type, which is bounded. Raises MisuseError when it is longer."""
     name = stored_text(what, value)
-    if len(name) > LONGEST_NAME:
-        raise MisuseError(f"{what} has {len(name)} characters: at most {LONGEST_NAME} are possible")
+    if len(name) > LONGEST_TOPIC:
+        raise MisuseError(f"{what} has {len(name)} characters: at most {LONGEST_TOPIC} are possible")
     return name
 
 

@@ -12,7 +12,7 @@ import asyncpg
 
 from bento_outbox import Envelope, Refusal
 from bento_outbox.sql_files import Named
-from bento_outbox.stored_text import LONGEST_NAME
+from bento_outbox.stored_text import LONGEST_TOPIC
 from outbox_projector.database import Connect, connected, transaction
 from outbox_projector.database_errors import DatabaseUnavailable
 from outbox_projector.policies import Retries
@@ -109,8 +109,8 @@ def read_row(row: asyncpg.Record) -> Envelope:
     if not (event_type and aggregate_id and payload):
         required = {"type": event_type, "aggregate_id": aggregate_id, "payload": payload}
         raise ValueError(f"{next(column for column, value in required.items() if not value)} is empty")
-    if len(event_type) > LONGEST_NAME or (topic and len(topic) > LONGEST_NAME):
-        raise ValueError(f"topic or type has more than {LONGEST_NAME} characters")
+    if len(event_type) > LONGEST_TOPIC or (topic and len(topic) > LONGEST_TOPIC):
+        raise ValueError(f"topic or type has more than {LONGEST_TOPIC} characters")
     return Envelope(
         id=event_id,
         tenant_id=tenant_id,

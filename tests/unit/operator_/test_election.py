@@ -80,7 +80,7 @@ class World:
             finally:
                 await all_have_read.wait()
 
-        self.cluster.get = slow  # type: ignore[method-assign]
+        self.cluster.get = slow  # type: ignore[method-assign] # of this one cluster
         await asyncio.gather(*(replica.step() for replica in replicas))
 
 
@@ -185,10 +185,10 @@ async def test_that_a_lease_had_run_out_is_known_though_the_answer_to_its_taking
         await apply(*args, **how)
         raise TimeoutError
 
-    world.cluster.apply = answers_get_lost  # type: ignore[method-assign]
+    world.cluster.apply = answers_get_lost  # type: ignore[method-assign] # of this one cluster
     await world.run(b, seconds=1)
     assert (world.lease()["holderIdentity"], b.holds) == ("b", False)
-    world.cluster.apply = apply  # type: ignore[method-assign]
+    world.cluster.apply = apply  # type: ignore[method-assign] # of this one cluster
     await world.run(b, seconds=1)
     assert (b.holds, b.ran_out) == (True, True)
 
