@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from outbox_operator import logs
@@ -37,7 +37,7 @@ def run() -> None:
     from outbox_operator import main as operator
 
     try:
-        asyncio.run(operator.run(settings))
+        uvloop.run(operator.run(settings))
     except (ClusterError, OSError) as error:
         logger.error("stopped", error=str(error))
         sys.exit(1)
