@@ -132,7 +132,7 @@ class Reconciler:
                 self._refused.add(key)
         if failure is None and key in self._wrote and not conditions.is_told_of(tenant):
             return AGAIN_SECONDS
-        deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name))
+        deployment = self._cache.get(DEPLOYMENT, key.namespace, child_name(key.name), only=("metadata", "status"))
         seen = Observation(tenant, deployment, self._now(), failure, delivered_by, queued, self.acting_since)
         seconds = await self._apply_status(key, seen)
         if failure is not None:

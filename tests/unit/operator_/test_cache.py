@@ -84,6 +84,12 @@ def test_readers_get_a_copy(cache: Cache) -> None:
     assert cache.get(DEPLOYMENT, "shop", "a") == obj(1, spec={"x": 1})
 
 
+def test_a_reader_may_want_a_part_only(cache: Cache) -> None:
+    cache.put(OUTBOX_TENANT, obj(1, status={"replicas": 1}))
+    assert cache.get(OUTBOX_TENANT, "shop", "a", only=("status", "missing")) == {"status": {"replicas": 1}}
+    assert cache.get(OUTBOX_TENANT, "shop", "b", only=("status",)) is None
+
+
 def test_field_owners_are_not_kept(cache: Cache) -> None:
     news = obj(1)
     news["metadata"]["managedFields"] = [{"manager": "kubectl"}]
