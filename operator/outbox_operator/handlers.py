@@ -116,6 +116,7 @@ def settings() -> kopf.OperatorSettings:
     """kopf's own settings: quiet, patient with slow lists, impatient with dead connections."""
     chosen = kopf.OperatorSettings()
     chosen.persistence.diffbase_storage = _NothingRemembered()
+    chosen.persistence.progress_storage = kopf.MultiProgressStorage([])
     chosen.peering.standalone = True
     chosen.posting.enabled = False
     # The kinds exist when we start (the first resync has listed them), so no list of CRDs and namespaces is needed.
