@@ -18,8 +18,9 @@ from bento_outbox import BusUnavailable, MisuseError
 from bento_outbox.pulsar_bus import PulsarMessageBus
 from bento_outbox.pulsar_client import Certificate, OAuth2, PulsarConnection, Token
 from outbox_projector.pulsar_lane import PulsarLanePublisher
+from tests.support.certificates import self_signed
 from tests.support.envelopes import envelope
-from tests.support.picky_broker import PickyBroker, self_signed
+from tests.support.picky_broker import PickyBroker
 
 TOPIC = "persistent://public/default/events"
 
