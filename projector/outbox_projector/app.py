@@ -55,7 +55,11 @@ async def run(settings: Settings) -> None:
     table = TableName(settings.database_table, settings.database_schema)
     metrics = Metrics(settings.tenant_id)
     health = Health(metrics, exactly_once=settings.guarantee == "ExactlyOnce")
-    database = Database(_url_source(settings), name=f"outbox-projector {settings.tenant_id}")
+    database = Database(
+        _url_source(settings),
+        name=f"outbox-projector {settings.tenant_id}",
+        trusted_certificates_file=settings.database_trusted_certificates_file,
+    )
     bus = PulsarMessageBus(
         settings.pulsar_connection(),
         topic=settings.pulsar_topic,

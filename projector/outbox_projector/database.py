@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import asyncpg
 from bento_outbox import MisuseError
 from bento_outbox.database_address import DatabaseAddress, parse_database_address
 from outbox_projector.database_errors import DatabaseUnavailable, translated
+from outbox_projector.database_tls import tls_options
 from outbox_projector.flights import LEASE_SECONDS
 
 Connect = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
@@ -143,17 +145,20 @@ class FixedUrl:
 class Database:
     """Lends connections; new ones whenever the URL has changed."""
 
-    def __init__(self, source: UrlSource, *, name: str = "outbox-projector") -> None:
-        """name: by which people find the connections in pg_stat_activity."""
+    def __init__(
+        self, source: UrlSource, *, name: str = "outbox-projector", trusted_certificates_file: Path | None = None
+    ) -> None:
+        """name: by which people find the connections in pg_stat_activity. The file: see `tls_options`."""
         self._source = source
         self._name = name
+        self._trusted_certificates_file = trusted_certificates_file
         self._url = ""
         self._pool: _Pool | None = None
         self._changed: Callable[[], None] = lambda: None
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[asyncpg.Connection]:
-        """See Connect. Raises DatabaseUnavailable when the URL is missing or no URL."""
+        """See Connect. Raises DatabaseUnavailable when the URL or the trusted certificates are missing, or none."""
         pool = self._current()
         connection = await pool.take()
         try:
@@ -189,25 +194,25 @@ class Database:
                 address = parse_database_address(url)
             except MisuseError as error:
                 raise DatabaseUnavailable(str(error), reason="DatabaseUrlInvalid") from error
-            self._pool, self._url = _Pool(address, self._name), url
+            self._pool, self._url = _Pool(address, self._name, self._trusted_certificates_file), url
         return self._pool
 
 
 class _Pool:
     """At most so many connections to one address. The last one given back is the first taken, so that others age."""
 
-    def __init__(self, address: DatabaseAddress, name: str) -> None:
+    def __init__(self, address: DatabaseAddress, name: str, trusted_certificates_file: Path | None) -> None:
         self._options = {
             "host": address.host,
             "port": address.port,
             "user": address.user,
             "password": address.password,
             "database": address.database,
-            "ssl": address.sslmode,
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": COMMAND_TIMEOUT_SECONDS,
             "server_settings": {"application_name": name},
         }
+        self._tls = partial(tls_options, address.sslmode, trusted_certificates_file)
         self._shares = False  # whether connections are a pooler's, and those of the server behind it shared
         self._free = asyncio.Semaphore(MOST_CONNECTIONS)
         self._idle: list[asyncpg.Connection] = []
@@ -255,7 +260,7 @@ class _Pool:
 
     async def _connect(self) -> asyncpg.Connection:
         if not self._shares:
-            connection = await asyncpg.connect(**self._options)
+            connection = await asyncpg.connect(**self._options, **self._tls())
             try:
                 # A pooler greets with a process id of its own making.
                 if await _process_id(connection) == connection.get_server_pid():
@@ -267,7 +272,7 @@ class _Pool:
             self._shares = True
         # Each statement is prepared anew, without a name: behind a pooler that shares connections between transactions
         # a name may be taken already, or unknown in the next one. Costs a round trip each.
-        return await asyncpg.connect(**self._options, statement_cache_size=0)
+        return await asyncpg.connect(**self._options, **self._tls(), statement_cache_size=0)
 
 
 async def _process_id(connection: Any) -> int:

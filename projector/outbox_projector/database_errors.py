@@ -72,12 +72,14 @@ _REASONS: list[tuple[type[BaseException], str, str]] = [
     (
         SSLCertVerificationError,
         "DatabaseUnreachable",
-        "the certificate of the database is not trusted: renew it, or name the file of its authority in PGSSLROOTCERT",
+        "the certificate of the database is not trusted: renew it, or give the one of its authority by "
+        "spec.database.tls (OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE)",
     ),
     (
         asyncpg.ClientConfigurationError,
         "DatabaseUrlInvalid",
-        "the database URL asks for what cannot be done here: sslmode=verify-ca and verify-full need PGSSLROOTCERT",
+        "the database URL asks for what cannot be done here: sslmode=verify-ca and verify-full need certificates of "
+        "authorities, by spec.database.tls (OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE) or PGSSLROOTCERT",
     ),
     (
         FileNotFoundError,

@@ -30,6 +30,9 @@ class Settings(PulsarSettings):
     """File with the URL, read again for each new connection, so that a rotated Secret needs no restart."""
     database_url_secret: str | None = None
     """name/key of the Secret behind the file; only for messages, which else name the file."""
+    database_trusted_certificates_file: Path | None = None
+    """PEM file of the authorities that may vouch for the database, read again for each new connection; with it, a URL
+    without sslmode means verify-full. Unset: the file that PGSSLROOTCERT names, where the URL asks for a check."""
     database_schema: str = Field("public", min_length=1)
     database_table: str = Field("outbox", min_length=1)
 

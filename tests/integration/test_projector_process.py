@@ -19,10 +19,12 @@ from bento_outbox import UnitOfWork
 from bento_outbox import register_event_from_aggregate as register
 from bento_outbox.schema import apply_schema
 from tests.conftest import unique
+from tests.support.certificates import self_signed
 from tests.support.notes import Noted
 from tests.support.programs import Running, run, started
 from tests.support.pulsar_topics import Namespaces, Topics
 from tests.support.rows import Rows
+from tests.support.tls_front import TlsFront, relayed_to
 from tests.support.waiting import eventually
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -238,6 +240,35 @@ async def test_a_secret_that_is_missing_is_told_and_used_as_soon_as_it_is_there(
         await eventually(_sent(rows, 1))
         await http.ready_saying("DatabaseReachable=True Connected")
         await _stopped(projector)
+
+
+async def test_authorities_for_the_database_that_are_missing_are_told_and_used_as_soon_as_they_are_there(
+    variables: dict[str, str], rows: Rows, http: Http, tmp_path: Path, database_url: str
+) -> None:
+    await rows.insert()
+    file = tmp_path / "db-ca" / "ca.crt"
+    file.parent.mkdir()
+    url = make_url(database_url)
+    assert url.host is not None
+    front = TlsFront(relayed_to(url.host, url.port or 5432), self_signed(tmp_path, "server"))
+    async with front.running():
+        secure = url.set(host="127.0.0.1", port=front.port, query={"sslmode": "verify-full"})
+        variables |= {
+            "OUTBOX_DATABASE_URL": secure.render_as_string(hide_password=False),
+            "OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE": str(file),
+        }
+        async with started("outbox-projector", "run", **variables) as projector:
+            told = await http.ready_saying("DatabaseReachable=False SecretNotFound")
+            assert "it is the key 'ca.crt' of the Secret 'db-ca': create it" in told
+
+            file.write_text(self_signed(tmp_path, "stranger")[0].read_text())
+            told = await http.ready_saying("DatabaseReachable=False DatabaseUnreachable")
+            assert "the certificate of the database is not trusted" in told
+
+            file.write_text(front.certificate[0].read_text())
+            await eventually(_sent(rows, 1))
+            await http.ready_saying("DatabaseReachable=True Connected")
+            await _stopped(projector)
 
 
 async def test_a_wrong_password_is_told_but_not_shown_and_a_rotated_secret_is_taken(

@@ -40,7 +40,7 @@ def _state(sqlstate: str) -> asyncpg.PostgresError:
         (ConnectionRefusedError("refused"), "DatabaseUnreachable", "cannot be reached"),
         (TimeoutError(), "DatabaseUnreachable", "cannot be reached"),
         (ssl.SSLError("handshake failed"), "DatabaseUnreachable", "cannot be reached"),
-        (ssl.SSLCertVerificationError("certificate has expired"), "DatabaseUnreachable", "renew it, or name the file"),
+        (ssl.SSLCertVerificationError("certificate has expired"), "DatabaseUnreachable", "renew it, or give"),
         (FileNotFoundError(2, "No such file"), "DatabaseUnreachable", "that PGSSLROOTCERT names, does not exist"),
         (asyncpg.InvalidCachedStatementError("invalid plan"), "DatabaseUnreachable", "was altered meanwhile"),
         (asyncpg.InternalClientError("cannot switch to state 15"), "DatabaseUnreachable", "cannot be reached"),
@@ -135,7 +135,7 @@ async def test_a_check_of_the_certificate_that_lacks_the_authority_says_what_it_
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     database = Database(FixedUrl(f"postgresql://127.0.0.1:1/shop?sslmode={mode}"))
 
-    with pytest.raises(DatabaseUnavailable, match=r"verify-full need PGSSLROOTCERT .*root\.crt") as raised:
+    with pytest.raises(DatabaseUnavailable, match=r"verify-full need .* spec\.database\.tls .*root\.crt") as raised:
         await connected(database).__aenter__()
 
     assert raised.value.reason == "DatabaseUrlInvalid"

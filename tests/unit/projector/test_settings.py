@@ -56,6 +56,7 @@ def test_the_operator_sets_these(environment: pytest.MonkeyPatch) -> None:
     given = {
         "DATABASE_URL_FILE": "/var/run/outbox/database/url",
         "DATABASE_URL_SECRET": "shop-database/url",
+        "DATABASE_TRUSTED_CERTIFICATES_FILE": "/var/run/outbox/database-tls/shop-ca/ca.crt",
         "DATABASE_SCHEMA": "shop",
         "DATABASE_TABLE": "events",
         "PULSAR_TOPIC": "persistent://shop/{tenant}/{type}",
