@@ -1,20 +1,22 @@
 """The environment of a projector: one line per setting, with the field of the spec that it comes from.
 
-A new field of the spec is one line in `FROM_SPEC`. A field that has no value, since it has neither been set nor a
-default, leaves its variable out, and the projector's own default holds. What each means: docs/projector.md.
+A new field of the spec is one line in `FROM_SPEC`, or in `FROM_SECRETS` if it refers to a Secret. A field that has no
+value, since it has neither been set nor a default, leaves its variable out, and the projector's own default holds. What
+each means: docs/projector.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from outbox_operator.keys import Manifest
 
 HTTP_PORT: Final = 8080
 DATABASE_URL_DIRECTORY: Final = "/var/run/outbox/database"
+DATABASE_TLS_DIRECTORY: Final = "/var/run/outbox/database-tls"
 PULSAR_DIRECTORY: Final = "/var/run/outbox/pulsar"
-"""Each key of a Secret is a file in it, <Secret>/<key>: a projector that misses one names both."""
+"""In these two each key of a Secret is a file, <Secret>/<key>: a projector that misses one names both."""
 SHUTDOWN_GRACE_SECONDS: Final = 20
 """Less than the pod's own grace, so that the projector ends its own way before the kubelet kills it."""
 
@@ -49,20 +51,38 @@ FROM_SPEC: Final[Mapping[str, str]] = {
 }
 """Variable without its prefix OUTBOX_, and the path of the field in the spec."""
 
-PULSAR_FILES: Final[Mapping[str, tuple[str, str | None]]] = {
-    "PULSAR_TOKEN_FILE": ("pulsar.authentication.token.secretRef", None),
-    "PULSAR_CERTIFICATE_FILE": ("pulsar.authentication.tls.secretRef", "tls.crt"),
-    "PULSAR_PRIVATE_KEY_FILE": ("pulsar.authentication.tls.secretRef", "tls.key"),
-    "PULSAR_OAUTH2_CREDENTIALS_FILE": ("pulsar.authentication.oauth2.secretRef", None),
-    "PULSAR_TRUSTED_CERTIFICATES_FILE": ("pulsar.tls.trustedCertificates.secretRef", None),
+FROM_SECRETS: Final[Mapping[str, tuple[str, str, str | None]]] = {
+    "DATABASE_TRUSTED_CERTIFICATES_FILE": (DATABASE_TLS_DIRECTORY, "database.tls.trustedCertificates.secretRef", None),
+    "PULSAR_TOKEN_FILE": (PULSAR_DIRECTORY, "pulsar.authentication.token.secretRef", None),
+    "PULSAR_CERTIFICATE_FILE": (PULSAR_DIRECTORY, "pulsar.authentication.tls.secretRef", "tls.crt"),
+    "PULSAR_PRIVATE_KEY_FILE": (PULSAR_DIRECTORY, "pulsar.authentication.tls.secretRef", "tls.key"),
+    "PULSAR_OAUTH2_CREDENTIALS_FILE": (PULSAR_DIRECTORY, "pulsar.authentication.oauth2.secretRef", None),
+    "PULSAR_TRUSTED_CERTIFICATES_FILE": (PULSAR_DIRECTORY, "pulsar.tls.trustedCertificates.secretRef", None),
 }
-"""Variable, the reference to the Secret that fills the file, and the key in it where the reference names none."""
+"""Variable, the directory of its file, the reference to the Secret that fills it, and the key in that Secret where the
+reference names none."""
 
 
-def pulsar_secrets(spec: Any) -> dict[str, tuple[str, str]]:
-    """By the variables that name their files: Secret and key."""
-    found = {name: (_field(spec, path), key) for name, (path, key) in PULSAR_FILES.items()}
-    return {name: (secret["name"], key or secret["key"]) for name, (secret, key) in found.items() if secret is not None}
+class SecretFile(NamedTuple):
+    """A key of a Secret, and where it is mounted."""
+
+    directory: str
+    secret: str
+    key: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.directory}/{self.secret}/{self.key}"
+
+
+def secret_files(spec: Any) -> dict[str, SecretFile]:
+    """By the variables that name them."""
+    found = {name: (directory, _field(spec, path), key) for name, (directory, path, key) in FROM_SECRETS.items()}
+    return {
+        name: SecretFile(directory, secret["name"], key or secret["key"])
+        for name, (directory, secret, key) in found.items()
+        if secret is not None
+    }
 
 
 def environment(tenant: Manifest) -> dict[str, str]:
@@ -71,7 +91,7 @@ def environment(tenant: Manifest) -> dict[str, str]:
     secret = spec["database"]["urlSecretRef"]
     values = {
         **{name: _field(spec, path) for name, path in FROM_SPEC.items()},
-        **{name: f"{PULSAR_DIRECTORY}/{secret}/{key}" for name, (secret, key) in pulsar_secrets(spec).items()},
+        **{name: file.path for name, file in secret_files(spec).items()},
         "DATABASE_URL_FILE": f"{DATABASE_URL_DIRECTORY}/{secret['key']}",
         "DATABASE_URL_SECRET": f"{secret['name']}/{secret['key']}",
         "RESOURCE_NAME": metadata["name"],

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from outbox_operator.environment import (
+    DATABASE_TLS_DIRECTORY,
     DATABASE_URL_DIRECTORY,
     HTTP_PORT,
     PULSAR_DIRECTORY,
     environment,
-    pulsar_secrets,
+    secret_files,
 )
 from outbox_operator.keys import LABEL, Manifest, child_name
 
@@ -62,8 +63,9 @@ def _volumes(tenant: Manifest) -> dict[str, Manifest]:
         DATABASE_URL_DIRECTORY: {"name": "database", "secret": database},
         API_DIRECTORY: {"name": "api-access", "projected": {"sources": _api_access()}},
     }
-    if sources := _pulsar_sources(tenant):
-        volumes[PULSAR_DIRECTORY] = {"name": "pulsar", "projected": {"sources": sources}}
+    for directory, name in ((DATABASE_TLS_DIRECTORY, "database-tls"), (PULSAR_DIRECTORY, "pulsar")):
+        if sources := _secrets(tenant, directory):
+            volumes[directory] = {"name": name, "projected": {"sources": sources}}
     return volumes
 
 
@@ -77,10 +79,12 @@ def _api_access() -> list[Manifest]:
     ]
 
 
-def _pulsar_sources(tenant: Manifest) -> list[Manifest]:
+def _secrets(tenant: Manifest, directory: str) -> list[Manifest]:
+    """What is mounted there: of each Secret only the keys that are used."""
     keys: dict[str, set[str]] = {}
-    for secret, key in pulsar_secrets(tenant["spec"]).values():
-        keys.setdefault(secret, set()).add(key)
+    for file in secret_files(tenant["spec"]).values():
+        if file.directory == directory:
+            keys.setdefault(file.secret, set()).add(file.key)
     return [
         {"secret": {"name": secret, "optional": True, "items": [_item(key, f"{secret}/{key}") for key in sorted(used)]}}
         for secret, used in keys.items()

@@ -75,6 +75,19 @@ async def test_missing_secret(apply_tenant: ApplyTenant, sessions: Sessions, dat
     await recovers(tenant, rows)
 
 
+async def test_missing_authorities_of_the_database(apply_tenant: ApplyTenant, sessions: Sessions) -> None:
+    tenant = apply_tenant()
+    tenant.is_ready()
+    trusted = {"trustedCertificates": {"secretRef": {"name": "not-there"}}}
+    tenant.kubectl.patch("obt", tenant.name, {"spec": {"database": {"tls": trusted}}})
+    message = tenant.is_not_ready("SecretNotFound")
+    assert "it is the key 'ca.crt' of the Secret 'not-there': create it" in message
+    rows = Rows(sessions, tenant.name)
+    await rows.insert()
+    tenant.kubectl.patch("obt", tenant.name, {"spec": {"database": {"tls": None}}})
+    await recovers(tenant, rows)
+
+
 async def test_wrong_password(apply_tenant: ApplyTenant, sessions: Sessions, database_url: str) -> None:
     tenant = apply_tenant(url=with_password(database_url, WRONG_PASSWORD))
     rows = Rows(sessions, tenant.name)

@@ -128,6 +128,12 @@ def pod_affinity(kind: str = "podAffinity", /, **selector: Any) -> Manifest:
         pytest.param({"replicas": -1}, "spec.replicas", "greater than or equal to 0", id="negative replicas"),
         pytest.param({"database": {}}, "spec.database.urlSecretRef", "Required value", id="no Secret"),
         pytest.param(
+            {"database": {**VALID["database"], "tls": {}}},
+            "spec.database.tls.trustedCertificates",
+            "Required value",
+            id="TLS to the database without authorities",
+        ),
+        pytest.param(
             {"pod": {"env": [{"name": "OUTBOX_TENANT_ID", "value": "other"}]}},
             "spec.pod.env[0]",
             "names must not begin with OUTBOX_",

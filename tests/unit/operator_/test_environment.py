@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import TypeAdapter
 
-from outbox_operator.environment import FROM_SPEC, environment
+from outbox_operator.environment import FROM_SECRETS, FROM_SPEC, environment
 from outbox_projector.settings import Settings
 from tests.unit.operator_.conftest import schema
 
@@ -43,7 +43,7 @@ def test_each_setting_comes_from_a_field_of_its_own() -> None:
 
 def test_the_projector_knows_every_setting_that_it_is_given(tenant: Build) -> None:
     known = {f"OUTBOX_{name.upper()}" for name in Settings.model_fields}
-    assert environment(tenant()).keys() <= known
+    assert environment(tenant()).keys() | {f"OUTBOX_{name}" for name in FROM_SECRETS} <= known
 
 
 def _bounds() -> Iterator[tuple[str, str, int]]:

@@ -161,6 +161,54 @@ def test_secrets_for_pulsar_are_mounted_each_key_under_the_name_of_its_secret(te
     ]
 
 
+@pytest.mark.parametrize("secret", ["db-ca", "acme-db"])
+def test_the_authorities_of_the_database_are_mounted_be_their_secret_that_of_the_url_or_not(
+    tenant: Build, secret: str
+) -> None:
+    spec = tenant(database={"tls": {"trustedCertificates": {"secretRef": {"name": secret}}}})
+
+    assert pod(spec)["volumes"][2:] == [
+        {
+            "name": "database-tls",
+            "projected": {
+                "sources": [
+                    {
+                        "secret": {
+                            "name": secret,
+                            "optional": True,
+                            "items": [{"key": "ca.crt", "path": f"{secret}/ca.crt"}],
+                        }
+                    }
+                ]
+            },
+        }
+    ]
+    assert pod(spec)["containers"][0]["volumeMounts"][2:] == [
+        {"name": "database-tls", "mountPath": "/var/run/outbox/database-tls", "readOnly": True}
+    ]
+    assert environment(spec) == environment(tenant()) | {
+        "OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE": f"/var/run/outbox/database-tls/{secret}/ca.crt"
+    }
+
+
+def test_authorities_of_the_database_and_of_the_broker_do_not_meet(tenant: Build) -> None:
+    def trust(key: str) -> Manifest:
+        return {"tls": {"trustedCertificates": {"secretRef": {"name": "ca", "key": key}}}}
+
+    spec = tenant(database=trust("db.pem"), pulsar={"serviceUrl": "pulsar+ssl://broker:6651"} | trust("broker.pem"))
+
+    mounted = {
+        volume["name"]: [item["path"] for item in volume["projected"]["sources"][0]["secret"]["items"]]
+        for volume in pod(spec)["volumes"][2:]
+    }
+    assert mounted == {"database-tls": ["ca/db.pem"], "pulsar": ["ca/broker.pem"]}
+
+
+def test_without_files_from_secrets_there_are_no_volumes_for_them(tenant: Build) -> None:
+    """Otherwise an upgrade of the operator would restart the pods of those who never asked for any."""
+    assert [volume["name"] for volume in pod(tenant())["volumes"]] == ["database", "api-access"]
+
+
 @pytest.mark.parametrize(
     ("pulsar", "variables"),
     [
