@@ -94,7 +94,7 @@ async def run(settings: Settings) -> None:
             store = RequestStore(database, table, settings.tenant_id)
             await closing.enter_async_context(carrying_out(Requests(resource=writer, store=store, health=health)))
         await closing.enter_async_context(served(endpoints(health, metrics), settings.http_port))
-        log.info("started", **settings.model_dump(mode="json", exclude_none=True))
+        log.info("started", **settings.shown())
         retention = _retention(settings, table, database, metrics)
         aside: dict[str, Listener | Retention] = {"listener": listener, "retention": retention}
         await _run_until(stopping, projector, reporter, aside, settings.shutdown_grace_seconds)
@@ -208,6 +208,6 @@ async def _run_until(
 
 def _url_source(settings: Settings) -> UrlSource:
     if settings.database_url is not None:
-        return FixedUrl(settings.database_url.get_secret_value())
+        return FixedUrl(settings.database_url.text)
     assert settings.database_url_file is not None
     return UrlFile(settings.database_url_file, settings.database_url_secret)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings
+from msgspec import Meta, Struct
 
 from bento_outbox import MisuseError
 from bento_outbox.cloudevents import check_source
@@ -23,24 +21,21 @@ from bento_outbox.pulsar_client import (
     check_service_url,
 )
 
-
-def _checked_by(check: Callable[[str], str]) -> AfterValidator:
-    def validate(value: str) -> str:
-        try:
-            return check(value)
-        except MisuseError as error:
-            raise ValueError(str(error)) from error
-
-    return AfterValidator(validate)
+CHECKS = {
+    "pulsar_service_url": check_service_url,
+    "pulsar_topic": check_topic_template,
+    "pulsar_cloudevents_source": check_source,
+}
+"""What a value has to be besides its type; each raises MisuseError."""
 
 
-class PulsarSettings(BaseSettings):
+class PulsarSettings(Struct, frozen=True, kw_only=True):
     """A part of `Settings`."""
 
-    pulsar_service_url: Annotated[str, _checked_by(check_service_url)]
-    pulsar_topic: Annotated[str, _checked_by(check_topic_template)] = DEFAULT_TOPIC
+    pulsar_service_url: str
+    pulsar_topic: str = DEFAULT_TOPIC
     """Template with {tenant} and {type}."""
-    pulsar_timeout_seconds: int = Field(10, ge=1, le=60)
+    pulsar_timeout_seconds: Annotated[int, Meta(ge=1, le=60)] = 10
     """From a send to the broker's answer; an outage is noticed no earlier. Below shutdown_grace_seconds."""
 
     pulsar_token_file: Path | None = None
@@ -51,7 +46,7 @@ class PulsarSettings(BaseSettings):
     """PEM file with the key of the certificate."""
     pulsar_oauth2_credentials_file: Path | None = None
     """JSON file with client_id and client_secret, read again when the broker refuses us."""
-    pulsar_oauth2_issuer_url: str | None = Field(None, min_length=1)
+    pulsar_oauth2_issuer_url: Annotated[str, Meta(min_length=1)] | None = None
     pulsar_oauth2_audience: str | None = None
     pulsar_oauth2_scope: str | None = None
     pulsar_trusted_certificates_file: Path | None = None
@@ -65,16 +60,11 @@ class PulsarSettings(BaseSettings):
     """Of batches. LZ4 takes little CPU; ZSTD makes them smaller."""
     pulsar_batching: Batching = "Default"
     """KeyBased: no batch holds two keys, which Key_Shared consumers need; more, smaller batches."""
-    pulsar_cloudevents_source: Annotated[str, _checked_by(check_source)] | None = None
+    pulsar_cloudevents_source: str | None = None
     """URI reference with {tenant}: messages are CloudEvents of this source; unset: they are none."""
 
-    @model_validator(mode="after")
-    def _connects(self) -> Self:
-        try:
-            self.pulsar_connection()
-        except MisuseError as error:
-            raise ValueError(str(error)) from error
-        return self
+    def __post_init__(self) -> None:
+        self.pulsar_connection()
 
     def pulsar_connection(self) -> PulsarConnection:
         """As the settings want it. Raises MisuseError when they do not fit together."""

@@ -13,7 +13,7 @@ from outbox_operator.keys import HASH_ANNOTATION, Key, controller_of
 from outbox_operator.manifests import children, selector, wanted_replicas
 from outbox_operator.pod import PASSED_ON
 from outbox_projector.kubernetes_status import SERVICE_ACCOUNT
-from outbox_projector.settings import Settings
+from outbox_projector.settings import load_settings
 from tests.unit.operator_.conftest import schema
 
 Manifest = dict[str, Any]
@@ -266,9 +266,7 @@ def test_credentials_for_pulsar_are_told_to_the_projector_as_files(
         "database",
         "pulsar",
     }
-    values = {name.removeprefix("OUTBOX_").lower(): value for name, value in found.items()}
-    settings = Settings.model_validate(values)
-    assert isinstance(settings.pulsar_connection(), PulsarConnection)
+    assert isinstance(load_settings(found).pulsar_connection(), PulsarConnection)
 
 
 def test_what_looks_like_a_variable_is_not_expanded_by_the_kubelet(tenant: Build) -> None:
