@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     """Who holds the Lease; another one in every process."""
 
     workers: int = Field(default=16, ge=1, le=256)
-    """Tenants that are looked at at the same time, and so also the connections to the API server. A look that has
+    """Tenants that are looked at at the same time, each with a connection to the API server. A look that has
     something to write waits for the API server most of its time; more than 32 only make that one slower."""
 
     max_concurrent_rollouts: int = Field(default=10, ge=1, le=10000)
