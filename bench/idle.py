@@ -3,7 +3,8 @@
     statements_per_minute    all that Postgres is asked to execute, BEGIN and COMMIT included; counted on the wire
     connections              open ones
     cpu                      seconds a minute of the projector
-    tenants_…                the same of TENANTS projectors (environment variable, default 10) together
+    tenants_…                the same of TENANTS projectors (environment variable, default 10) together, and their
+                             resident memory, each with the Python packages of its image
     extrapolated_500_…       that, multiplied to 500 tenants: these are not measured, as they would need 500 processes
 
 Measured is the minute that begins half a minute after the last event.
@@ -13,16 +14,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.figures import Figures
+from bench.harness import image_environment
 from bench.harness.counting_proxy import counted
 from bench.harness.database import Database, own_database
 from bench.harness.projector import projector
 from bench.harness.topics import Namespace, own_namespace
 
 PARTS = ("postgres", "pulsar")
+prepare = image_environment.prepare
 TENANTS = 500
 
 
@@ -40,10 +45,11 @@ def run(*, smoke: bool) -> Figures:
     """The figures."""
     settling, seconds = (1, 1) if smoke else (30, 60)
     tenants = 2 if smoke else int(os.environ.get("TENANTS") or 10)
+    program = image_environment.projector_program(smoke=smoke)
     figures = Figures()
     with own_database() as database, own_namespace(deduplication=True) as namespace:
-        alone = [_cost(database, namespace, 1, settling, seconds) for _ in range(1 if smoke else 3)]
-        many = _cost(database, namespace, tenants, settling, seconds)
+        alone = [_cost(database, namespace, program, 1, settling, seconds) for _ in range(1 if smoke else 3)]
+        many = _cost(database, namespace, program, tenants, settling, seconds)
     figures.add("statements_per_minute", [cost.statements for cost in alone], goal="≤ 6")
     figures.add("connections", [cost.connections for cost in alone], goal="1")
     figures.add("cpu", [cost.cpu_seconds for cost in alone], "s/min")
@@ -56,7 +62,14 @@ def run(*, smoke: bool) -> Figures:
     return figures
 
 
-def _cost(database: Database, namespace: Namespace, tenants: int, settling: float, seconds: float) -> Cost:
+def _cost(
+    database: Database,
+    namespace: Namespace,
+    program: Sequence[str | Path],
+    tenants: int,
+    settling: float,
+    seconds: float,
+) -> Cost:
     database.empty()
     names = [f"tenant-{number}" for number in range(tenants)]
     with counted(database.url) as (url, counts), ExitStack() as closing:
@@ -64,7 +77,7 @@ def _cost(database: Database, namespace: Namespace, tenants: int, settling: floa
         for name in names:
             database.insert(1, tenant=name)
             topic = closing.enter_context(namespace.topic())
-            process = closing.enter_context(projector(url, topic.name, tenant=name))
+            process = closing.enter_context(projector(url, topic.name, tenant=name, program=program))
             topic.drained_by(process, 1)
             processes.append(process)
         time.sleep(settling)

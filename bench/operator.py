@@ -13,7 +13,8 @@
     sigterm_seconds    from a SIGTERM for the replica that acts until the other has looked at every tenant
     kill_seconds       the same from a SIGKILL
 
-TENANTS=5000 sets their number; 1,000 if unset.
+TENANTS=5000 sets their number; 1,000 if unset. WORKERS=32 gives the operator so many workers, each with a
+connection, and leaves the bare loop its 16 connections; 16 if unset.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ class _Bench:
         variables = {
             "KUBECONFIG": str(self.plane.kubeconfig),
             "OUTBOX_OPERATOR_PROJECTOR_IMAGE": IMAGE,
-            "OUTBOX_OPERATOR_WORKERS": str(CONNECTIONS),
+            "OUTBOX_OPERATOR_WORKERS": os.environ.get("WORKERS") or str(CONNECTIONS),
             "OUTBOX_OPERATOR_HTTP_PORT": str(18080 + number),
         }
         log = self.plane.home / f"operator-{number}.log"

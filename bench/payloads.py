@@ -4,6 +4,7 @@ Payloads of 100 bytes to 1 MB, of hexadecimal digits, 100 MB of each size but at
 payload a second, from the first message on the topic to the last.
 
     plain, lz4, zstd  a projector with a batch size of 1,000 and that compression
+    …_memory          the most memory that it had resident, in MiB, with the Python packages of its image
     debezium          Debezium Server after 30,000 other events, not compressed
     below_debezium    sizes at which it is faster than the projector, not compressed
     shrinking         sizes at which fewer bytes a second are drained than at the size before, not compressed
@@ -13,18 +14,18 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 from bench.figures import Figures
-from bench.harness import debezium
+from bench.harness import debezium, image_environment
 from bench.harness.database import Database, own_database
 from bench.harness.projector import projector
 from bench.harness.topics import Drain, Namespace, own_namespace
 
 PARTS = ("postgres", "pulsar")
-prepare = debezium.prepare
 SIZES = {"100_b": 100, "1_kb": 1_000, "10_kb": 10_000, "100_kb": 100_000, "1_mb": 1_000_000}
 COMPRESSIONS = {"plain": "None", "lz4": "LZ4", "zstd": "ZSTD"}
 BATCH = 1000
@@ -40,15 +41,22 @@ LARGE_EVENTS = {
 }
 
 
+def prepare() -> None:
+    """What both sides run."""
+    debezium.prepare()
+    image_environment.prepare()
+
+
 def run(*, smoke: bool) -> Figures:
     """The figures."""
+    program = image_environment.projector_program(smoke=smoke)
     with (
         own_database() as database,
         own_namespace(deduplication=True) as namespace,
         own_namespace(deduplication=False) as plain,
     ):
         sizes = {label: SIZES[label] for label in ("100_b", "1_mb")} if smoke else SIZES
-        bench = _Bench(database, namespace, plain, sizes, volume=2_000_000 if smoke else 100_000_000)
+        bench = _Bench(database, namespace, plain, program, sizes, volume=2_000_000 if smoke else 100_000_000)
         with_debezium = debezium.taken_along(smoke=smoke)
         for _ in range(1 if smoke else 3):
             if with_debezium:
@@ -62,9 +70,11 @@ class _Bench:
     database: Database
     namespace: Namespace
     plain: Namespace
+    program: Sequence[str | Path]
     sizes: Mapping[str, int]
     volume: int
     samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def ours(self) -> None:
         """All sizes, each with all compressions."""
@@ -76,10 +86,15 @@ class _Bench:
                 with (
                     self.namespace.topic() as topic,
                     projector(
-                        self.database.url, topic.name, batch_size=BATCH, pulsar_compression=compression
+                        self.database.url,
+                        topic.name,
+                        program=self.program,
+                        batch_size=BATCH,
+                        pulsar_compression=compression,
                     ) as process,
                 ):
                     self._took(f"{name}_{label}", topic.drained_by(process, rows), size)
+                    self.memory[f"{name}_{label}_memory"].append(process.resident_megabytes(peak=True))
 
     def debezium(self, warm_up: int) -> None:
         """All sizes with one server."""
@@ -110,6 +125,8 @@ class _Bench:
         figures = Figures()
         for name, samples in self.samples.items():
             figures.add(name, samples, "MB/s")
+        for name, samples in self.memory.items():
+            figures.add(name, samples, "MiB")
         plain = [statistics.median(self.samples[f"plain_{label}"]) for label in self.sizes]
         figures.add("shrinking", sum(larger < smaller for smaller, larger in pairwise(plain)), goal="0")
         if "debezium_100_b" in self.samples:
