@@ -72,8 +72,8 @@ _REASONS: list[tuple[type[BaseException], str, str]] = [
     (
         SSLCertVerificationError,
         "DatabaseUnreachable",
-        "the certificate of the database is not trusted: renew it, or give the one of its authority by "
-        "spec.database.tls (OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE)",
+        "the certificate of the database is not trusted: renew it, give the one of its authority by spec.database.tls "
+        "(OUTBOX_DATABASE_TRUSTED_CERTIFICATES_FILE), or use the name of the host that it bears",
     ),
     (
         asyncpg.ClientConfigurationError,
