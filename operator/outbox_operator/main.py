@@ -52,10 +52,15 @@ REWATCH_SECONDS: Final = 1
 async def run(settings: Settings) -> None:
     """Runs the operator until a signal ends it; raises when one of its parts fails."""
     configuration = await load_configuration()
-    # One for each worker, for the resync and for the Lease: nobody waits for a connection. The client hands one that is
-    # free to whoever asks next, before those who wait: busy workers would keep a renewal of the Lease waiting for ever.
-    async with KubernetesCluster(configuration, connections=settings.workers + 2) as cluster:
+    async with KubernetesCluster(configuration, connections=connections(settings)) as cluster:
         await Operator(cluster, settings).run(partial(credentials, configuration))
+
+
+def connections(settings: Settings) -> int:
+    """One for each worker, for the resync and for the Lease, so that nobody waits for one: the client hands one that is
+    free to whoever asks next, before those who wait. Busy workers would keep a renewal of the Lease waiting for ever.
+    """
+    return settings.workers + 2
 
 
 class Operator:

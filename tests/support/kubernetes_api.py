@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -43,6 +44,10 @@ class ApiServer:
         """Who brings another is refused. None: nobody is asked."""
         self.unauthorized: list[str] = []
         """What was asked for with another token: "GET /apis"."""
+        self.waiting = 0
+        """Requests to list or write that get no answer, since it is `busy`."""
+        self._free = asyncio.Event()
+        self._free.set()
         self.watches = 0
         """How many were begun."""
         self._failure: Manifest | None = None
@@ -85,6 +90,16 @@ class ApiServer:
         for changed in self._told:
             changed.set()
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Lists and writes are answered after the block only; but those of Leases, as the flow control of real API
+        servers has it."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
+
     def forget(self) -> None:
         """The history is compacted: a watch that wants to go on from there is told 410 Gone."""
         self._history.clear()
@@ -124,6 +139,7 @@ class ApiServer:
         kind = _kind(request)
         if request.query.get("watch") == "true":
             return await self._watch(request, kind, since=int(request.query["resourceVersion"]))
+        await self._until_free()
         items = [obj async for obj in self.cluster.list(kind, None)]
         return web.json_response({"metadata": {"resourceVersion": str(self._latest)}, "items": items})
 
@@ -176,6 +192,8 @@ class ApiServer:
     async def _apply(self, request: web.Request) -> web.Response:
         if _kind(request) != LEASE and (refusal := self._refusal()):
             return refusal
+        if _kind(request) != LEASE:
+            await self._until_free()
         manifest, force = await request.json(), request.query["force"] == "true"
         try:
             if request.path.endswith("/status"):
@@ -195,6 +213,13 @@ class ApiServer:
         self._history.append((self._latest, {"type": event, "kind": kind, "object": obj}))
         for changed in self._told:
             changed.set()
+
+    async def _until_free(self) -> None:
+        self.waiting += 1
+        try:
+            await self._free.wait()
+        finally:
+            self.waiting -= 1
 
     def _refusal(self) -> web.Response | None:
         if not self.refusals:

@@ -29,7 +29,7 @@ from outbox_operator.keys import (
     WATCHED,
     Kind,
 )
-from outbox_operator.main import Operator
+from outbox_operator.main import Operator, connections
 from outbox_operator.settings import Settings
 from tests.support.kubernetes_api import ApiServer
 from tests.support.waiting import eventually
@@ -65,6 +65,10 @@ class World:
 
     def requests(self, verb: str) -> list[str]:
         return [what for found, what in self.api.cluster.requests if found == verb]
+
+    @property
+    def renewals(self) -> list[str]:
+        return [what for what in self.api.cluster.writes if what.startswith("Lease")]
 
     def writes_about(self, name: str) -> list[str]:
         return [what for what in self.api.cluster.writes if name in what and not what.startswith("Lease")]
@@ -118,7 +122,7 @@ async def started(api: ApiServer) -> AsyncIterator[World]:
     async with TestServer(api.app()) as server:
         configuration = client.Configuration(host=f"http://127.0.0.1:{server.port}")
         configuration.refresh_api_key_hook = read_the_token
-        async with KubernetesCluster(configuration, connections=3) as cluster:
+        async with KubernetesCluster(configuration, connections=connections(world.settings)) as cluster:
             world.operator = Operator(cluster, world.settings)
             world.running = asyncio.create_task(world.operator.run(partial(credentials, configuration)))
             try:
@@ -317,6 +321,29 @@ async def test_a_change_that_an_answer_to_a_write_brings_reaches_those_who_claim
         child = {"metadata": {"namespace": "shop", "name": "acme-projector"}}
         cluster.report({**child, "status": {"readyReplicas": 1}}, manager="controller", kind=DEPLOYMENT)
         await eventually(replicas_of_twin)
+
+
+async def test_the_lease_is_renewed_though_all_else_waits_for_the_api_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tenants are created during a resync: the client gives no connection to who waits for one while there are
+    others who ask."""
+    async with running() as world:
+        monkeypatch.setattr("outbox_operator.resync.QUIET_SECONDS", 0.0)
+        monkeypatch.setattr("outbox_operator.election.RENEW_SECONDS", 0.0)
+        with world.api.busy():
+            for number in range(2 * world.settings.workers):
+                world.create_tenant(f"tenant-{number}")
+            world.operator._resync.soon()
+
+            async def all_wait() -> bool:
+                return world.api.waiting == world.settings.workers + 1
+
+            await eventually(all_wait)
+            renewals = len(world.renewals)
+
+            async def is_renewed() -> bool:
+                return len(world.renewals) > renewals + 1
+
+            await eventually(is_renewed)
 
 
 async def test_the_lease_is_given_back_at_the_end() -> None:
