@@ -13,6 +13,7 @@ Measured is the minute that begins half a minute after the last event.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,12 +24,14 @@ from bench.figures import Figures
 from bench.harness import image_environment
 from bench.harness.counting_proxy import counted
 from bench.harness.database import Database, own_database
+from bench.harness.process import Process
 from bench.harness.projector import projector
 from bench.harness.topics import Namespace, own_namespace
 
 PARTS = ("postgres", "pulsar")
 prepare = image_environment.prepare
 TENANTS = 500
+AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,28 @@ def _cost(
     database.empty()
     names = [f"tenant-{number}" for number in range(tenants)]
     with counted(database.url) as (url, counts), ExitStack() as closing:
-        processes = []
-        for name in names:
-            database.insert(1, tenant=name)
-            topic = closing.enter_context(namespace.topic())
-            process = closing.enter_context(projector(url, topic.name, tenant=name, program=program))
-            topic.drained_by(process, 1)
-            processes.append(process)
+        processes: list[Process] = []
+        for first in range(0, tenants, AT_ONCE):
+            started = []
+            for name in names[first : first + AT_ONCE]:
+                database.insert(1, tenant=name)
+                topic = closing.enter_context(namespace.topic())
+                process = closing.enter_context(projector(url, topic.name, tenant=name, program=program))
+                started.append((topic, process))
+            for topic, process in started:
+                topic.drained_by(process, 1)
+                processes.append(process)
         time.sleep(settling)
         statements, cpu = counts.statements, sum(process.cpu_seconds() for process in processes)
         time.sleep(seconds)
         for process in processes:
             process.check()
-        return Cost(
+        cost = Cost(
             statements=(counts.statements - statements) * 60 / seconds,
             connections=counts.connections,
             cpu_seconds=(sum(process.cpu_seconds() for process in processes) - cpu) * 60 / seconds,
             megabytes=sum(process.resident_megabytes() for process in processes),
         )
+        for process in processes:
+            os.kill(process.pid, signal.SIGTERM)  # all at once, since each takes a moment
+        return cost
