@@ -40,7 +40,7 @@ def _state(sqlstate: str) -> asyncpg.PostgresError:
         (ConnectionRefusedError("refused"), "DatabaseUnreachable", "cannot be reached"),
         (TimeoutError(), "DatabaseUnreachable", "cannot be reached"),
         (ssl.SSLError("handshake failed"), "DatabaseUnreachable", "cannot be reached"),
-        (ssl.SSLCertVerificationError("certificate has expired"), "DatabaseUnreachable", "renew it, or give"),
+        (ssl.SSLCertVerificationError("certificate has expired"), "DatabaseUnreachable", "renew it, give"),
         (FileNotFoundError(2, "No such file"), "DatabaseUnreachable", "that PGSSLROOTCERT names, does not exist"),
         (asyncpg.InvalidCachedStatementError("invalid plan"), "DatabaseUnreachable", "was altered meanwhile"),
         (asyncpg.InternalClientError("cannot switch to state 15"), "DatabaseUnreachable", "cannot be reached"),
