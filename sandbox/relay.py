@@ -17,12 +17,17 @@ from sandbox import network, paths
 CLONE_NEWNET = 0x40000000
 
 
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One direction, to its end."""
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+
+
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copies one direction to its end, and tells the other side about the end."""
     with contextlib.suppress(ConnectionError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+        await copy(reader, writer)
         writer.write_eof()
 
 

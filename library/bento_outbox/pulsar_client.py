@@ -24,6 +24,7 @@ import pulsar
 
 from bento_outbox.errors import BusUnavailable, MisuseError
 from bento_outbox.pulsar_answers import unavailable
+from bento_outbox.secret_files import secret_behind
 
 Compression = Literal["None", "LZ4", "ZSTD"]
 Batching = Literal["Default", "KeyBased"]
@@ -187,8 +188,7 @@ class PulsarConnection:
                     pass
             except OSError as error:
                 raise BusUnavailable(
-                    f"{file} cannot be read ({error.strerror}); in a cluster it is the key {file.name!r} of the Secret "
-                    f"{file.parent.name!r}: create it",
+                    f"{file} cannot be read ({error.strerror}); {secret_behind(file)}: create it",
                     reason="SecretNotFound",
                 ) from error
 

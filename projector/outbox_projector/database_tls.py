@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from urllib.parse import urlencode
 
+from bento_outbox.secret_files import secret_behind
 from outbox_projector.database_errors import DatabaseUnavailable
 
 UNCHECKED = ("disable", "allow", "prefer")
@@ -36,7 +37,7 @@ def tls_options(sslmode: str | None, trusted_certificates_file: Path | None) -> 
 
 
 def _check(file: Path) -> None:
-    secret = f"in a cluster it is the key {file.name!r} of the Secret {file.parent.name!r}"
+    secret = secret_behind(file)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
     except ssl.SSLError as error:

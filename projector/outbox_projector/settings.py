@@ -16,10 +16,7 @@ from msgspec import Meta
 
 from bento_outbox import MisuseError
 from bento_outbox.database_address import parse_database_address
-from outbox_projector import pulsar_settings
-from outbox_projector.pulsar_settings import PulsarSettings
-
-PREFIX = "OUTBOX_"
+from outbox_projector.pulsar_settings import CHECKS, PulsarSettings
 
 
 class DatabaseUrl:
@@ -127,7 +124,7 @@ class Settings(PulsarSettings, frozen=True, kw_only=True):
         }
 
 
-NORMALIZED: Mapping[str, Callable[[str], str]] = {"log_level": str.upper, **pulsar_settings.CHECKS}
+NORMALIZED: Mapping[str, Callable[[str], str]] = {"log_level": str.upper, **CHECKS}
 """By field: a value as it is taken, or MisuseError."""
 
 
@@ -136,7 +133,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field in msgspec.structs.fields(Settings):
-        name = f"{PREFIX}{field.name.upper()}"
+        name = f"OUTBOX_{field.name.upper()}"
         if name not in environment:
             if field.required:
                 problems.append(f"{name} is not set")

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from sandbox.relay import copy
+
 _RECEIPT = b"\x08\x07"
 """How the command SEND_RECEIPT begins in Pulsar's protocol, after eight bytes of length."""
 
@@ -69,6 +71,4 @@ class Relay:
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+        await copy(reader, writer)

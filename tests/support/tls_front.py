@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+from sandbox.relay import copy
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Server = Callable[[Streams], Awaitable[None]]
 
@@ -62,7 +64,5 @@ def relayed_to(host: str, port: int) -> Server:
 
 async def _passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+        await copy(reader, writer)
     writer.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from bento_outbox import MisuseError
 from outbox_projector.kubernetes_status import KubernetesStatus
 from outbox_projector.reporter import StatusWriteFailed
+from tests.support.certificates import self_signed
 
 STATUS = {"projector": {"pending": 3}, "conditions": [{"type": "DatabaseReachable", "status": "True"}]}
 
@@ -38,17 +38,7 @@ class ApiServer:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    certificate, key = folder / "ca.crt", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+    return self_signed(tmp_path_factory.mktemp("certificate"), "ca")
 
 
 @pytest.fixture
